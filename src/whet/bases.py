@@ -1,0 +1,75 @@
+"""The bases that ship with the package: what they were made of, and the command that makes them again.
+
+    whet base build base --out runs/base
+
+A base's file (`models/shipped/<name>.yaml`) holds the tokenizer's size, the shape, the mixture and the schedule.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from whet.errors import WhetError
+from whet.models import base as models
+from whet.models.policy import Policy
+from whet.recipes.supervised.pretrain import pretrain
+from whet.runs import RunFolder
+from whet.sources import Mixture, Part
+from whet.tasks import get_task
+from whet.training.fit import Fit, Observer, Options
+
+
+def describe(name: str) -> dict[str, Any]:
+    """A shipped base's file."""
+    file = models.shipped(name).with_suffix(".yaml")
+    if not file.exists():
+        raise WhetError(f"no shipped base is called '{name}'")
+    return yaml.safe_load(file.read_text())
+
+
+def parts(described: dict[str, Any]) -> list[Part]:
+    return [Part(get_task(row["task"]), **{k: v for k, v in row.items() if k != "task"})
+            for row in described["mixture"]]  # fmt: skip
+
+
+def texts(mixture: list[Part], n: int = 6000) -> list[str]:
+    """Texts that the tokenizer is trained on."""
+    source = Mixture(mixture)
+    source.bind(mixture[0].task, 1)
+    return [text for p in source.draw(n) for text in (p.prompt, p.rationale, p.answer or "")]
+
+
+def build(name: str, out: Path, *, steps: int | None = None, observer: Observer | None = None) -> Policy:
+    """Pretrain a base into `out` (resumed where it stopped) and export it to `out/model`."""
+    described = describe(name)
+    mixture = parts(described)
+    resume = (out / "run.yaml").exists()
+    folder = RunFolder.open(out) if resume else RunFolder.create(out)
+    if not resume:
+        models.train_tokenizer(texts(mixture), described["vocabulary"]).save_pretrained(out / "tokenizer")
+        folder.config.write_text(yaml.safe_dump(described, sort_keys=False))
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(out / "tokenizer")
+    policy = models.create(tokenizer, **described["shape"], seed=described["seed"])
+    recipe = pretrain(parts=mixture, steps=steps or described["steps"], batch=described["batch"], lr=described["lr"])
+    options = Options(seed=described["seed"], token_budget=4096, save_every=250, keep="last")
+    Fit(policy, recipe.stages, mixture[0].task, options=options, folder=folder, observer=observer).run(resume)
+    export(policy, folder.model)
+    return policy
+
+
+def export(policy: Policy, folder: Path) -> None:
+    """Save in bf16, with the hash of the weights beside it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    policy.model.to(torch.bfloat16)
+    policy.save(folder)
+    policy.model.to(torch.float32)
+    note = folder / "whet.json"
+    note.write_text(json.dumps({**json.loads(note.read_text()), "hash": models.weights_hash(policy.model)}))

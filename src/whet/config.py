@@ -1,0 +1,71 @@
+"""RunConfig: everything a run was asked to do, as it stands in `run.yaml`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from whet.errors import WhetError, unknown
+
+
+class RunConfig(BaseModel):
+    """The arguments of `whet run`. An unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    recipe: str = Field(description="which method; see `whet recipes`")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="the recipe's own arguments")
+    model: str | None = Field(None, description="a folder or Hub name; none is the shipped base")
+    task: str = Field("chain-sum", description="a task's name, a JSONL file, or hub:ORG/NAME")
+    verifier: str | None = Field(None, description="of a file task: exact, number, math, choice, regex:..., FILE.py:FUNCTION")
+    validation: str | None = Field(None, description="a file task's validation file; else 10 % by hash of the prompt")
+    test: str | None = Field(None, description="a file task's test file; else 10 % by hash of the prompt")
+    weights: str = Field("full", description="which weights move: full, lora, rslora, dora; lora:rank=8,alpha=16")
+    seed: int = Field(0, description="root of all randomness")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    dtype: str = Field("float32", description="float32, bfloat16, float64, or mixed (fp32 weights, bf16 forwards)")
+    activation_checkpointing: bool = Field(False, description="recompute activations in the backward to save memory")
+    threads: int = Field(0, ge=0, description="CPU threads; 0 takes the cores there are, at most 8")
+    token_budget: int = Field(4096, ge=1, description="padded tokens in a micro-batch; changes memory, not the gradient")
+    eval_every: int = Field(25, ge=0, description="steps between evaluations on validation; 0 is never")
+    patience: int = Field(0, ge=0, description="evaluations without a new best before stopping; 0 is never")
+    save_every: int = Field(50, ge=0, description="steps between checkpoints; 0 only at the end")
+    keep: str = Field("best", pattern="^(best|last)$", description="end with the best weights on validation, or the last")
+    test_n: int = Field(512, ge=1, description="test problems before and after")
+    k: int = Field(16, ge=0, description="sampled answers to each test problem (pass@k); 0 leaves them out")
+    validation_n: int = Field(128, ge=1, description="validation problems at each evaluation")
+    others: list[str] | None = Field(None, description="tasks whose accuracy shows what is forgotten; none: the built-in ones")
+    others_n: int = Field(256, ge=1, description="test problems of each of them")
+
+    @classmethod
+    def make(cls, values: dict[str, Any]) -> RunConfig:
+        """Validate; a WhetError names the first bad key."""
+        for key in values:
+            if key not in cls.model_fields:
+                raise unknown("setting", key, cls.model_fields)
+        try:
+            return cls(**values)
+        except ValidationError as problem:
+            first = problem.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise WhetError(f"setting '{where}': {first['msg'].lower()} (given: {first.get('input')!r})") from None
+
+    @classmethod
+    def read(cls, path: Path) -> tuple[RunConfig, dict[str, Any]]:
+        """The config of a `run.yaml`, and the record (versions, hashes) that the run left in it."""
+        try:
+            values = yaml.safe_load(path.read_text())
+        except (OSError, yaml.YAMLError) as problem:
+            raise WhetError(f"'{path}' cannot be read: {str(problem).splitlines()[0]}") from None
+        if not isinstance(values, dict) or "recipe" not in values:
+            raise WhetError(f"'{path}' is not a run.yaml: it names no recipe")
+        record = values.pop("record", {})
+        return cls.make(values), record
+
+    def dump(self, record: dict[str, Any]) -> str:
+        """The text of a `run.yaml`."""
+        values = {k: v for k, v in self.model_dump().items() if v is not None}
+        return yaml.safe_dump({**values, "record": record}, sort_keys=False, allow_unicode=True)

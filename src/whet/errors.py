@@ -1,0 +1,18 @@
+"""The one exception a user sees: what is wrong, where, and what to do about it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class WhetError(Exception):
+    """A mistake the user can mend. The command prints it as one line and exits with code 2."""
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> WhetError:
+    """An error for an unknown name that offers the nearest known one."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'?" if near else "known: " + ", ".join(names)
+    return WhetError(f"unknown {what} '{name}': {hint}")

@@ -1,0 +1,1 @@
+"""Evaluation: matrices, metrics, before and after."""

@@ -1,0 +1,83 @@
+"""Before and after: the evaluations that a run reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from whet.evaluation import metrics
+from whet.evaluation.matrix import Matrix, evaluate
+from whet.models.meter import Meter
+from whet.models.policy import Policy
+from whet.seeds import seed_for
+from whet.tasks import Split, Task, get_task
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is evaluated.
+
+    Attributes:
+        n: problems of the test split.
+        k: sampled answers to each (pass@k); 0 leaves sampling out.
+        validation: problems of the validation split, at each evaluation during training.
+        others: task specs whose accuracy shows what is forgotten.
+        n_others: problems of each.
+        seed: of the problems and the sampled answers; the same before and after, and over runs.
+    """
+
+    n: int = 512
+    k: int = 16
+    validation: int = 256
+    others: tuple[str, ...] = ()
+    n_others: int = 256
+    seed: int = 0
+
+
+class Evaluator:
+    """Evaluates a policy on a task; it spends no training budget."""
+
+    def __init__(self, task: Task, plan: Plan) -> None:
+        self.task = task
+        self.plan = plan
+        self.others = {spec: get_task(spec) for spec in plan.others}
+
+    def validation(self, policy: Policy) -> dict[str, float]:
+        """Greedy accuracy and its companions on validation, for choosing."""
+        found = self._matrix(policy, self.task, "validation", self.plan.validation)
+        cells = [c for row in found.cells for c in row]
+        return {
+            "accuracy": float(metrics.accuracy(found)["value"]),
+            "tokens": sum(c.tokens for c in cells) / max(1, len(cells)),
+            "ended": metrics.share(cells, "ended"),
+            "unparseable": metrics.share(cells, "unparseable"),
+        }
+
+    def test(self, policy: Policy) -> tuple[dict[str, Any], Matrix]:
+        """The summary on test, and the greedy matrix."""
+        greedy = self._matrix(policy, self.task, "test", self.plan.n)
+        sampled = self._matrix(policy, self.task, "test", self.plan.n, self.plan.k) if self.plan.k else None
+        return metrics.summary(greedy, sampled), greedy
+
+    def forgetting(self, policy: Policy) -> dict[str, dict[str, Any]]:
+        """Greedy test accuracy on every other task."""
+        return {
+            spec: dict(metrics.accuracy(self._matrix(policy, task, "test", self.plan.n_others)))
+            for spec, task in self.others.items()
+        }
+
+    def _matrix(self, policy: Policy, task: Task, split: Split, n: int, k: int = 0) -> Matrix:
+        problems = task.problems(split, n, seed=self.plan.seed)
+        seed = seed_for(self.plan.seed, "evaluation", task.name, split)
+        with policy.metered(Meter()):
+            return evaluate(policy, task, problems, k=k or 1, temperature=1.0 if k else 0.0, seed=seed)
+
+
+def sample_rows(matrix: Matrix, when: str, n: int = 64) -> Sequence[Mapping[str, Any]]:
+    """Lines for `samples.jsonl`: the first `n` problems with their first answer."""
+    return [
+        {"when": when, "problem": p.id, "prompt": p.prompt, "gold": p.answer, "answer": row[0].text,
+         "correct": row[0].value == 1.0, "status": row[0].status, "tokens": row[0].tokens}
+        for p, row in list(zip(matrix.problems, matrix.cells, strict=True))[:n]
+    ]  # fmt: skip

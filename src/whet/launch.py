@@ -1,0 +1,228 @@
+"""`whet.run`: one call from a recipe's name to a trained model with its before and after."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from whet.config import RunConfig
+from whet.errors import WhetError
+from whet.evaluation.evaluate import Evaluator, Plan, sample_rows
+from whet.models import base
+from whet.models.policy import Policy
+from whet.recipes.recipe import Entry, get_recipe
+from whet.runs import RunFolder, plain
+from whet.tasks import Task, get_task
+from whet.training.checkpoint import write_atomic
+from whet.training.fit import Fit, Observer, Options, Progress
+from whet.training.stage import Stage
+from whet.weights import get_weights
+
+OTHERS = ("chain-sum:level=1", "word-problem:level=1", "sort:level=1")  # what the shipped base can already do
+
+
+class Watcher(Observer, Protocol):
+    """An observer of the whole run, for the command's display."""
+
+    def start(self, config: RunConfig, policy: Policy, task: Task, lines: Sequence[str]) -> None: ...
+    def phase(self, text: str) -> None: ...
+
+
+@dataclass
+class Result:
+    """What `run` returns.
+
+    Attributes:
+        policy: the trained policy.
+        summary: the contract of `summary.json`.
+        folder: the run folder, where one was asked for.
+        progress: where the run ended; `finished` is False when it was stopped.
+    """
+
+    policy: Policy
+    summary: dict[str, Any]
+    folder: RunFolder | None = None
+    progress: Progress = field(default_factory=Progress)
+
+    def save(self, folder: str | Path) -> None:
+        """Save the model as a plain Hugging Face (or PEFT) folder."""
+        self.policy.save(folder)
+
+    def push_to_hub(self, repository: str, **options: Any) -> None:
+        """Push model and tokenizer to the Hub, as `transformers` does."""
+        (self.policy.peft or self.policy.model).push_to_hub(repository, **options)
+        self.policy.tokenizer.push_to_hub(repository, **options)
+
+
+def run(
+    recipe: str | Entry, *, out: str | Path | None = None, task: str | Task = "chain-sum", watcher: Watcher | None = None,
+    stop: Callable[[], bool] | None = None, **settings: Any,
+) -> Result:  # fmt: skip
+    """Train a model with a recipe.
+
+    Args:
+        recipe: a recipe's name.
+        out: the run folder; None keeps nothing on disk.
+        task: a task's name, a file, or a Task object.
+        watcher: gets progress.
+        stop: asked after each step; True saves and ends the run early.
+        settings: `RunConfig`'s settings (model, verifier, weights, seed ...) and the recipe's own arguments.
+
+    Raises:
+        WhetError: for anything the user can mend, before anything is written.
+    """
+    entry = get_recipe(recipe)
+    known = RunConfig.model_fields
+    own = {k: v for k, v in settings.items() if k in known and k not in entry.arguments}
+    arguments = {k: v for k, v in settings.items() if k not in own}
+    both = {"recipe": entry.name, "arguments": {**arguments, **own.pop("arguments", {})}, **own}
+    both["task"] = task if isinstance(task, str) else task.spec()
+    config = RunConfig.make(both)
+    return Run(config, out=out, task=task if isinstance(task, Task) else None, watcher=watcher, stop=stop).go()
+
+
+def resume(out: str | Path, *, watcher: Watcher | None = None, stop: Callable[[], bool] | None = None) -> Result:
+    """Go on with the run in a folder, from its newest checkpoint; the end is the same, bit for bit."""
+    folder = RunFolder.open(out)
+    config, record = RunConfig.read(folder.config)
+    if folder.summary.exists():
+        raise WhetError(f"the run in '{out}' is finished; its model is in {folder.model}")
+    return Run(config, out=out, watcher=watcher, stop=stop, record=record).go()
+
+
+class Run:
+    """One run: checks everything first, then writes."""
+
+    def __init__(
+        self, config: RunConfig, *, out: str | Path | None = None, task: Task | None = None,
+        watcher: Watcher | None = None, stop: Callable[[], bool] | None = None,
+        record: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        self.config = config
+        self.watcher = watcher
+        self.resumed = record is not None
+        set_threads(config.threads)
+        entry = get_recipe(config.recipe)
+        self.recipe = entry(**config.arguments)
+        files = {"verifier": config.verifier, "validation": config.validation, "test": config.test}
+        self.task = task or get_task(config.task, **files)
+        self.recipe.check(self.task)
+        check_gold(self.task)
+        self.weights = get_weights(config.weights)
+        self.plan = self._plan()
+        self.evaluator = Evaluator(self.task, self.plan)
+        self.policy = base.load(config.model, device=config.device, dtype=config.dtype)
+        self.hash = base.weights_hash(self.policy.model)
+        if record is not None and record.get("model_hash") != self.hash:
+            raise WhetError(f"model '{self.policy.name}' has changed since this run began; it cannot be resumed")
+        if config.activation_checkpointing:
+            self.policy.checkpointing = True
+            self.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.folder = None if out is None else RunFolder.open(out) if self.resumed else RunFolder.create(out)
+        if self.folder and not self.resumed:
+            write_atomic(self.folder.config, config.dump(self._record()))
+        self.stop = stop
+
+    def go(self) -> Result:
+        config, folder = self.config, self.folder
+        if self.watcher:
+            lines = [line for stage in self.recipe.stages for line in stage.describe()]
+            self.watcher.start(config, self.policy, self.task, lines)
+        before = self._before()
+        options = Options(
+            seed=config.seed, token_budget=config.token_budget, eval_every=config.eval_every, patience=config.patience,
+            save_every=config.save_every, keep=config.keep, stop=self.stop,
+        )  # fmt: skip
+        fit = Fit(self.policy, self.recipe.stages, self.task, weights=self.weights, options=options, folder=folder,
+                  evaluate=self.evaluator.validation, observer=self.watcher)  # fmt: skip
+        progress = fit.run(resume=self.resumed)
+        if not (progress.finished or progress.stopped_early):
+            return Result(self.policy, {}, folder, progress)
+        after, others = self._measure("after")
+        summary = {
+            "recipe": config.recipe,
+            "task": self.task.spec(),
+            "model": {"name": config.model or "base", "hash": self.hash, "parameters": self.policy.size()},
+            "seed": config.seed,
+            "steps": progress.total,
+            "best_step": progress.best_step,
+            "before": before["test"],
+            "after": after,
+            "others": {k: {"before": before["others"][k], "after": others[k]} for k in others},
+            "compute": self.policy.meter.as_dict(),
+        }
+        summary = plain(summary)
+        if folder:
+            self.policy.save(folder.model)
+            write_atomic(folder.summary, json.dumps(summary, indent=1))
+        return Result(self.policy, summary, folder, progress)
+
+    def _before(self) -> dict[str, Any]:
+        """The evaluation before training; a resumed run reads what it measured the first time."""
+        kept = self.folder and self.folder.path / "before.json"
+        if kept and kept.exists():
+            return json.loads(kept.read_text())
+        test, others = self._measure("before")
+        found = {"test": test, "others": others}
+        if kept:
+            write_atomic(kept, json.dumps(found))
+        return found
+
+    def _measure(self, when: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        if self.watcher:
+            self.watcher.phase(f"evaluating {when} training")
+        test, matrix = self.evaluator.test(self.policy)
+        if self.folder:
+            self.folder.append_samples(sample_rows(matrix, when))
+        return test, self.evaluator.forgetting(self.policy)
+
+    def _plan(self) -> Plan:
+        config = self.config
+        others = OTHERS if config.others is None else config.others
+        kept = tuple(o for o in others if o.partition(":")[0] != self.task.name)
+        return Plan(config.test_n, config.k, config.validation_n, kept, config.others_n)
+
+    def _record(self) -> dict[str, Any]:
+        packages = ("whet", "torch", "transformers", "tokenizers", "peft", "safetensors")
+        return {
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S"),
+            "versions": {"python": platform.python_version(), **{p: _version(p) for p in packages}},
+            "model_hash": self.hash,
+            "data_hash": getattr(self.task, "fingerprint", None) or f"{self.task.name}/{self.task.version}",
+            "threads": torch.get_num_threads(),
+        }
+
+
+def check_gold(task: Task, n: int = 64) -> None:
+    """Refuse a task whose gold answers its own verifier does not score 1."""
+    from whet.tasks.verify import check_gold as check
+
+    if "verifier" in task.provides():
+        check(task, task.problems("train", n))
+
+
+def set_threads(threads: int) -> None:
+    """CPU threads, always explicit: too many make small models far slower."""
+    if threads == 0 and os.environ.get("OMP_NUM_THREADS", "").isdigit():
+        threads = int(os.environ["OMP_NUM_THREADS"])
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(threads or min(8, available))
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "source"
+
+
+__all__ = ["Result", "Run", "Stage", "Watcher", "resume", "run"]

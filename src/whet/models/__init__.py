@@ -1,0 +1,1 @@
+"""Models: policies, formats, packing."""

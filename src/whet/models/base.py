@@ -1,0 +1,178 @@
+"""Load a policy: the shipped base, a local Hugging Face folder, a PEFT folder, or a Hub name; or create a new base."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from whet.errors import WhetError
+from whet.models.policy import Policy
+
+log = logging.getLogger("whet")
+
+SHIPPED = {"base": "the shipped base"}
+_FOLDER = Path(__file__).parent / "shipped"
+
+# Tags have their own tokens from the start, so that no later method needs new embedding rows.
+SPECIAL = [
+    "<pad>", "<bos>", "<eos>", "<mask>", "<user>", "<assistant>", "<system>",
+    "<think>", "</think>", "<plan>", "</plan>", "<execute>", "</execute>", "<answer>", "</answer>",
+    "<tool>", "</tool>", "<thought>", "</thought>", "<critique>", "</critique>",
+    "<thought-start>", "<thought-end>", *(f"<spare-{i}>" for i in range(8)),
+]  # fmt: skip
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def shipped(name: str = "base") -> Path:
+    """The folder of a base that ships with the package."""
+    return _FOLDER / name
+
+
+def resolve(model: str | Path | None) -> str:
+    """The folder or Hub name that a model argument stands for; None and "base" are the shipped base."""
+    if model is None or str(model) in SHIPPED:
+        return str(shipped(str(model or "base")))
+    return str(model)
+
+
+def load(
+    model: str | Path | None = None,
+    *,
+    device: str = "auto",
+    dtype: str = "float32",
+    style: Any = None,
+    trust_remote_code: bool = False,
+) -> Policy:
+    """Load a policy.
+
+    Args:
+        model: None for the shipped base, a local folder (Hugging Face or PEFT), or a Hub name.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+        dtype: `float32`, `float64`, `bfloat16`, or `mixed` (fp32 weights, bf16 autocast).
+
+    Raises:
+        WhetError: the folder is not a model, or the device is not there.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = resolve(model)
+    folder = Path(source)
+    adapter = folder / "adapter_config.json"
+    if folder.exists() and not (folder / "config.json").exists() and not adapter.exists():
+        raise WhetError(f"'{source}' is not a model folder: it has neither config.json nor adapter_config.json")
+    if not folder.exists() and (source.count("/") != 1 or source.startswith((".", "/", "~"))):
+        raise WhetError(f"model '{source}': no such folder, and not a Hub name of the form ORG/NAME")
+    base = json.loads(adapter.read_text())["base_model_name_or_path"] if adapter.exists() else source
+    where = pick_device(device)
+    kind = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "mixed": torch.float32}
+    if dtype not in kind:
+        raise WhetError(f"dtype '{dtype}': one of {', '.join(kind)}")
+    options = {"trust_remote_code": trust_remote_code}
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            resolve(base), dtype=kind[dtype], use_safetensors=True, **options
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    except (OSError, ValueError, KeyError) as problem:
+        raise WhetError(f"model '{source}' could not be loaded: {_first_line(problem)}") from problem
+    loaded.to(where)
+    no_dropout(loaded)
+    note = folder / "whet.json"
+    if style is None and note.exists():
+        style = json.loads(note.read_text()).get("style")
+    policy = Policy(loaded, tokenizer, name=source, style=style, mixed=dtype == "mixed")
+    if adapter.exists():
+        from peft import PeftModel
+
+        policy.peft = PeftModel.from_pretrained(loaded, source, is_trainable=True)
+        policy.refresh()
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
+        log.info("the tokenizer's pad is its end token; padding is masked by length here, so the end is still learnt")
+    return policy
+
+
+def create(tokenizer: Any, *, hidden: int, layers: int, heads: int, kv_heads: int, inner: int, seed: int = 0,
+           context: int = 1024) -> Policy:  # fmt: skip
+    """A new, untrained Qwen3 decoder with tied embeddings, for `pretrain`."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
+        num_key_value_heads=kv_heads, head_dim=hidden // heads, intermediate_size=inner, tie_word_embeddings=True,
+        max_position_embeddings=context, rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    return Policy(Qwen3ForCausalLM(config), tokenizer, name="new")
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
+    """A byte-level BPE tokenizer with single digits, the tags of `Format` and a chat template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )  # fmt: skip
+    core.train_from_iterator(texts, trainer)
+    core.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", core.token_to_id("<bos>"))]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", mask_token="<mask>",
+        clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def pick_device(device: str) -> torch.device:
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        found = torch.device(device)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError) as problem:
+        raise WhetError(f"device '{device}' cannot be used: {_first_line(problem)}") from problem
+    return found
+
+
+def no_dropout(model: nn.Module) -> None:
+    """Ratios compare two forwards of one policy: dropout would make them differ, so it is off everywhere."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "dropout", "attn_pdrop"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+
+
+def weights_hash(model: nn.Module) -> str:
+    """A short hash of all weights as they are in memory."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _first_line(problem: BaseException) -> str:
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]

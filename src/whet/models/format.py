@@ -1,0 +1,198 @@
+"""Format: problem -> segments, and sampled token ids -> segments again.
+
+Training, sampling and evaluation share this one renderer and extractor. Three styles:
+
+- `tags`: the shipped base. Its tokenizer has a token for each tag: `<think> steps </think><answer> 12 </answer>`.
+- `chat`: a tokenizer with a chat template. The response is text; the answer follows the last `Answer:`.
+- `plain`: any other tokenizer. The prompt, a line break, the response; the answer as in `chat`.
+
+Where a response lacks the answer's tag, `fallback` decides: "missing" (the response has no answer; verifiers call it
+unparseable) or "raw" (the whole text is the answer and the verifier looks in it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from whet.errors import WhetError
+from whet.records import Sample, Segment
+from whet.tasks.problem import Problem, Response
+
+Style = Literal["tags", "chat", "plain"]
+
+TAGS = {"think": "rationale", "plan": "plan", "execute": "execution", "answer": "answer", "tool": "tool",
+        "thought": "thought", "critique": "critique"}  # fmt: skip
+ANSWER_MARK = "Answer:"
+
+
+class Format:
+    """Renders and reads.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        style: one of `tags`, `chat`, `plain`; None chooses by what the tokenizer has.
+        fallback: what a response without an answer tag means; None: "missing" for tags, "raw" otherwise.
+        end_ids: tokens that end a response besides the tokenizer's end token.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        style: Style | None = None,
+        fallback: Literal["raw", "missing"] | None = None,
+        end_ids: Sequence[int] = (),
+    ) -> None:
+        if tokenizer.eos_token_id is None:
+            raise WhetError("the model's tokenizer has no end token; set its eos_token, or the model can never stop")
+        self.tokenizer = tokenizer
+        vocabulary = tokenizer.get_vocab()
+        tagged = all(t in vocabulary for t in ("<think>", "</think>", "<answer>", "</answer>"))
+        self.style: Style = style or ("tags" if tagged and "<user>" in vocabulary else
+                                      "chat" if tokenizer.chat_template else "plain")  # fmt: skip
+        self.fallback = fallback or ("missing" if self.style == "tags" else "raw")
+        self.eos_id: int = tokenizer.eos_token_id
+        self.end_ids = {self.eos_id, *end_ids}
+        self._bos = self._leading()
+        if self.style == "tags":
+            self._open = {vocabulary[f"<{t}>"]: k for t, k in TAGS.items() if f"<{t}>" in vocabulary}
+            self._close = {vocabulary[f"</{t}>"]: k for t, k in TAGS.items() if f"</{t}>" in vocabulary}
+            self._tag = {kind: tag for tag, kind in TAGS.items()}
+        self._cache: dict[str, list[int]] = {}
+
+    # -- text -> ids ------------------------------------------------------------------------------------------------
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text` alone, without special tokens at its ends (tags in it become their tokens)."""
+        found = self._cache.get(text)
+        if found is None:
+            found = self.tokenizer.encode(text, add_special_tokens=False)
+            if len(self._cache) < 100_000:
+                self._cache[text] = found
+        return list(found)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`, tags shown, end tokens not."""
+        keep = [i for i in ids if i not in self.end_ids]
+        return self.tokenizer.decode(keep, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def prompt(self, problem: Problem, hint: str | None = None) -> list[Segment]:
+        """The segments before the response. `hint` is text put behind the question (rationalisation)."""
+        messages = [dict(m) for m in problem.messages] or [{"role": "user", "content": problem.prompt}]
+        if hint:
+            messages[-1]["content"] += hint
+        if self.style == "plain":
+            ids = self._bos + self.encode("\n".join(m["content"] for m in messages) + "\n")
+        elif self.style == "chat":
+            ids = self.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+        else:
+            turns = "".join(f"<{m['role']}>{m['content']}" for m in messages)
+            ids = self._bos + self.encode(turns + "<assistant>")
+        return [Segment("question", list(ids))]
+
+    def response(
+        self, rationale: str, answer: str | None, *, end: bool = True, learn: bool = True, tags: bool = True
+    ) -> list[Segment]:
+        """The segments of a given response: rationale (may be empty), answer, end token.
+
+        With `tags` off, `answer` is a whole response that is taken as it stands.
+        """
+        parts: list[tuple[str, str]] = []
+        if not tags:
+            parts.append(("response", answer or ""))
+        elif self.style == "tags":
+            if rationale:
+                parts.append(("rationale", f"<think>{rationale}</think>"))
+            if answer is not None:
+                parts.append(("answer", f"<answer>{answer}</answer>"))
+        elif rationale:
+            parts.append(("rationale", rationale + ("\n" if answer is not None else "")))
+            if answer is not None:
+                parts.append(("answer", f"{ANSWER_MARK} {answer}"))
+        elif answer is not None:
+            parts.append(("answer", answer))
+        segments = [Segment(kind, self.encode(text), learn=learn) for kind, text in parts]
+        return segments + ([self.eos(learn=learn)] if end else [])
+
+    def eos(self, *, learn: bool = True, sampled: bool = False) -> Segment:
+        return Segment("eos", [self.eos_id], learn=learn, sampled=sampled)
+
+    def demonstration(self, problem: Problem, *, rationale: bool = True) -> Sample:
+        """A problem with its gold response, which is learnt."""
+        if problem.answer is None:
+            raise WhetError(f"problem '{problem.id}' has no answer to learn from")
+        segments = self.prompt(problem) + self.response(problem.rationale if rationale else "", problem.answer)
+        return Sample(segments, problem_id=problem.id, group_id=problem.id)
+
+    # -- ids -> segments --------------------------------------------------------------------------------------------
+    def cut(self, ids: Sequence[int]) -> list[Segment]:
+        """Cut a sampled response into segments (learnt, sampled); what stands in no tag is of kind `response`."""
+        body, end = (ids[:-1], ids[-1:]) if ids and ids[-1] in self.end_ids else (ids, [])
+        segments = self._cut_tags(body) if self.style == "tags" else self._cut_text(body)
+        if end:
+            segments.append(Segment("eos", list(end), learn=True, sampled=True))
+        return segments
+
+    def read(self, sample: Sample) -> Response:
+        """The response of a sample as text, cut into rationale and answer."""
+        segments = [s for s in sample.segments if (s.learn or s.sampled or s.kind == "prefix") and s.kind != "eos"]
+        ids = [i for s in segments for i in s.ids]
+        if any(s.kind in ("response", "prefix") for s in segments):  # not cut yet, or cut around a prefix
+            segments = self.cut(ids)
+        text = self.decode(ids)
+        answers = [s for s in segments if s.kind == "answer"]
+        rationale = "\n".join(self._inner(s) for s in segments if s.kind in ("rationale", "plan", "execution"))
+        if answers:
+            answer: str | None = self._inner(answers[-1])
+        else:
+            answer = text if self.fallback == "raw" else None
+        return Response(text, answer, rationale, sample.ended)
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+    def _leading(self) -> list[int]:
+        """Special tokens that the tokenizer itself puts before a text."""
+        plain = self.tokenizer.encode("a", add_special_tokens=False)
+        full = self.tokenizer.encode("a", add_special_tokens=True)
+        start = next((i for i in range(len(full)) if full[i : i + len(plain)] == plain), 0)
+        return list(full[:start])
+
+    def _inner(self, segment: Segment) -> str:
+        if self.style == "tags":
+            return self.decode([i for i in segment.ids if i not in self._open and i not in self._close])
+        text = self.decode(segment.ids).strip()
+        return text.removeprefix(ANSWER_MARK).strip() if segment.kind == "answer" else text
+
+    def _cut_tags(self, ids: Sequence[int]) -> list[Segment]:
+        """An answer or rationale counts only when its tag was closed; an unclosed tag is a plain `response`."""
+        segments: list[Segment] = []
+        loose: list[int] = []
+        position = 0
+        while position < len(ids):
+            kind = self._open.get(ids[position])
+            stop = next((j for j in range(position + 1, len(ids)) if self._close.get(ids[j]) == kind), None)
+            if kind is None or stop is None:
+                loose.append(ids[position])
+                position += 1
+                continue
+            if loose:
+                segments.append(Segment("response", loose, learn=True, sampled=True))
+                loose = []
+            segments.append(Segment(kind, list(ids[position : stop + 1]), learn=True, sampled=True))
+            position = stop + 1
+        if loose:
+            segments.append(Segment("response", loose, learn=True, sampled=True))
+        return segments
+
+    def _cut_text(self, ids: Sequence[int]) -> list[Segment]:
+        text = self.decode(ids)
+        at = text.rfind(ANSWER_MARK)
+        if at < 0:
+            return [Segment("response", list(ids), learn=True, sampled=True)] if ids else []
+        # the mark's place in token ids: the longest prefix whose text does not reach it
+        low, high = 0, len(ids)
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if len(self.decode(ids[:middle])) <= at else (low, middle - 1)
+        parts = [("rationale", ids[:low]), ("answer", ids[low:])]
+        return [Segment(kind, list(part), learn=True, sampled=True) for kind, part in parts if part]

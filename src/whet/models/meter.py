@@ -1,0 +1,90 @@
+"""Compute, counted from the model's real shapes: what equal-budget comparisons are made of."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass
+class Meter:
+    """Counts of one run (evaluation has a meter of its own).
+
+    Attributes:
+        flops: forward and backward floating-point operations executed, padding included.
+        sampled_tokens: tokens produced by samplers.
+        scored_tokens: tokens run forward without a gradient (references, old log-probs, values).
+        learnt_tokens: tokens that entered a loss.
+        optimizer_steps, verifier_calls: counts.
+        seconds: wall-clock time of training.
+    """
+
+    flops: float = 0.0
+    sampled_tokens: int = 0
+    scored_tokens: int = 0
+    learnt_tokens: int = 0
+    optimizer_steps: int = 0
+    verifier_calls: int = 0
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+    def load(self, state: dict[str, float]) -> None:
+        for key, value in state.items():
+            setattr(self, key, value)
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What a forward costs.
+
+    Attributes:
+        body: matrix parameters used once a token (embedding look-ups cost nothing, the head apart).
+        head: parameters of the vocabulary projection.
+        attention: layers x heads x head size: the width of the score products.
+        trainable: share of the body's matrix parameters that receive a gradient.
+    """
+
+    body: int
+    head: int
+    attention: int
+    trainable: float
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Shapes:
+        head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+        head_size = head.weight.numel() if head is not None else 0
+        total = trainable = 0
+        for module in model.modules():
+            weight = getattr(module, "weight", None)
+            if module is head or isinstance(module, nn.Embedding) or weight is None or weight.dim() != 2:
+                continue
+            total += weight.numel()
+            trainable += weight.numel() if weight.requires_grad else 0
+        config = getattr(model, "config", None)
+        layers = getattr(config, "num_hidden_layers", 0) or 0
+        heads = getattr(config, "num_attention_heads", 0) or 0
+        width = getattr(config, "head_dim", None) or (getattr(config, "hidden_size", 0) or 0) // max(heads, 1)
+        return cls(total, head_size, layers * heads * width, trainable / max(total, 1))
+
+    def forward(self, tokens: int, keys: float, head_tokens: int = 0) -> float:
+        """Operations of a forward.
+
+        Args:
+            tokens: positions run through the layers.
+            keys: positions that each of them attends to, on average, as executed (a full square counts fully).
+            head_tokens: positions projected onto the vocabulary.
+        """
+        return 2.0 * self.body * tokens + 4.0 * self.attention * keys * tokens + 2.0 * self.head * head_tokens
+
+    def backward(self, forward: float) -> float:
+        """Operations of the backward of that forward: activations once, weights once where they are trained."""
+        return forward * (1.0 + self.trainable)
+
+
+def autocast(device: torch.device, mixed: bool) -> torch.autocast:
+    """bf16 autocast where asked for; otherwise a context that does nothing."""
+    return torch.autocast(device_type=device.type, dtype=torch.bfloat16, enabled=mixed)

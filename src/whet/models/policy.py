@@ -1,0 +1,199 @@
+"""Policy: what objectives and RL need of a model, and no more."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from whet.models.format import Format
+from whet.models.meter import Meter, Shapes, autocast
+from whet.records import Sample
+from whet.sampling.sampler import Request, Sampler
+
+
+class Policy:
+    """A causal language model with its tokenizer and format.
+
+    Args:
+        model: a Hugging Face causal LM; adapters, where there are any, are already injected into it.
+        tokenizer: its tokenizer.
+        name: where it came from (a folder or Hub name).
+        mixed: run forwards in bf16 autocast over fp32 weights.
+
+    Attributes:
+        chunked: whether log-probs can be computed from hidden states a chunk of tokens at a time. It is measured once:
+            the head applied to the decoder's output must give the model's own logits.
+        peft: the PEFT wrapper around `model`, where adapters were injected.
+        fresh_adapters: whether they were made by this run, so that the policy without them is its first one.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, *, name: str = "", style: Any = None, mixed: bool = False
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.name = name
+        self.mixed = mixed
+        self.peft: Any = None
+        self.fresh_adapters = False
+        self.modules: nn.ModuleDict = nn.ModuleDict()
+        generation = getattr(model, "generation_config", None)
+        ends = getattr(generation, "eos_token_id", None)
+        end_ids = [ends] if isinstance(ends, int) else list(ends or [])
+        self.format = Format(tokenizer, style, end_ids=end_ids)
+        self.meter = Meter()
+        self.sampler: Sampler | None = None
+        self.checkpointing = False
+        self.shapes = Shapes.of(model)
+        self._softcap = getattr(model.config, "final_logit_softcapping", None)
+        self.chunked = self._head_reproduces_logits()
+
+    # -- what it is -------------------------------------------------------------------------------------------------
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
+
+    @property
+    def max_length(self) -> int:
+        """The longest sequence the model takes, in tokens."""
+        return getattr(self.model.config, "max_position_embeddings", None) or 1 << 20
+
+    def size(self) -> int:
+        """Number of parameters."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Parameters of the model, then of the added modules (`modules.value.weight`)."""
+        yield from self.model.named_parameters()
+        for name, parameter in self.modules.named_parameters():
+            yield f"modules.{name}", parameter
+
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        return {n: p for n, p in self.named_parameters() if p.requires_grad}
+
+    def refresh(self) -> None:
+        """Recount after the set of trainable parameters changed."""
+        self.shapes = Shapes.of(self.model)
+
+    # -- forwards ---------------------------------------------------------------------------------------------------
+    def hidden(self, ids: Tensor, mask: Tensor | None = None, embeds: Tensor | None = None) -> Tensor:
+        """(B, T, H) last hidden states, the final norm applied.
+
+        Args:
+            ids: (B, T) right-padded token ids. A causal model never looks right, so padding needs no mask.
+            mask: (B, T) bool; False is not attended to. Only views that hide tokens need it.
+            embeds: (B, T, H) input embeddings that replace those of `ids`.
+        """
+        self._count(ids.shape[0], ids.shape[1], 0)
+        with autocast(self.device, self.mixed):
+            return self.decoder(**self._inputs(ids, mask, embeds)).last_hidden_state
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """(..., V) logits of hidden states (..., H)."""
+        with autocast(self.device, self.mixed):
+            logits = self.model.get_output_embeddings()(hidden)
+        if self._softcap:
+            logits = torch.tanh(logits / self._softcap) * self._softcap
+        return logits
+
+    def logits(self, ids: Tensor, mask: Tensor | None = None, embeds: Tensor | None = None) -> Tensor:
+        """(B, T, V) logits by the model's own forward; for architectures whose head cannot be applied in chunks."""
+        self._count(ids.shape[0], ids.shape[1], ids.numel())
+        with autocast(self.device, self.mixed):
+            return self.model(**self._inputs(ids, mask, embeds)).logits
+
+    def count_head(self, tokens: int) -> None:
+        """Count the vocabulary projection of `tokens` learnt tokens."""
+        cost = 2.0 * self.shapes.head * tokens
+        self.meter.flops += cost + (self.shapes.backward(cost) if torch.is_grad_enabled() else 0.0)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """(B, T, H) input embeddings."""
+        return self.model.get_input_embeddings()(ids)
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The model without its head."""
+        found = self.model.get_decoder() if hasattr(self.model, "get_decoder") else None
+        return found if found is not None and found is not self.model else self.model.base_model
+
+    @contextlib.contextmanager
+    def adapters_off(self) -> Iterator[None]:
+        """The base under the adapters, inside the context."""
+        with self.peft.disable_adapter():
+            yield
+
+    @contextlib.contextmanager
+    def metered(self, meter: Meter) -> Iterator[Meter]:
+        """Count into another meter inside the context (evaluation does not spend the training budget)."""
+        before, self.meter = self.meter, meter
+        try:
+            yield meter
+        finally:
+            self.meter = before
+
+    # -- sampling ---------------------------------------------------------------------------------------------------
+    def sample(self, requests: Sequence[Request], on_token: Any = None) -> list[list[Sample]]:
+        """Answers to each request, cut into segments by the format (dropout off, no gradient)."""
+        if self.sampler is None:
+            from whet.sampling import choose_sampler
+
+            self.sampler = choose_sampler(self)
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                return self.sampler.sample(self, requests, on_token)
+        finally:
+            self.model.train(training)
+
+    # -- disk -------------------------------------------------------------------------------------------------------
+    def save(self, folder: str | Path) -> None:
+        """A plain Hugging Face folder, or a plain PEFT folder where adapters were trained."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (self.peft or self.model).save_pretrained(folder, safe_serialization=True)
+        self.tokenizer.save_pretrained(folder)
+        note = {"style": self.format.style, "fallback": self.format.fallback}
+        (folder / "whet.json").write_text(json.dumps(note))
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+    def _inputs(self, ids: Tensor, mask: Tensor | None, embeds: Tensor | None) -> dict[str, Any]:
+        source = {"input_ids": ids} if embeds is None else {"inputs_embeds": embeds}
+        return {**source, "attention_mask": None if mask is None else mask.long(), "use_cache": False}
+
+    def _count(self, sequences: int, width: int, head_tokens: int) -> None:
+        tokens = sequences * width
+        cost = self.shapes.forward(tokens, width, head_tokens)
+        if torch.is_grad_enabled():
+            again = cost if self.checkpointing else 0.0
+            self.meter.flops += cost + self.shapes.backward(cost) + again
+        else:
+            self.meter.flops += cost
+
+    @torch.no_grad()
+    def _head_reproduces_logits(self) -> bool:
+        if not hasattr(self.model, "get_output_embeddings") or self.model.get_output_embeddings() is None:
+            return False
+        ids = torch.arange(1, 6, device=self.device)[None] % self.model.config.vocab_size
+        inputs = self._inputs(ids, None, None)
+        training = self.model.training
+        self.model.eval()
+        try:
+            own = self.model(**inputs).logits
+            ours = self.head(self.decoder(**inputs).last_hidden_state)
+        finally:
+            self.model.train(training)
+        scale = max(float(own.abs().max()), 1e-6)
+        return own.shape == ours.shape and math.isfinite(scale) and float((own - ours).abs().max()) <= 1e-3 * scale

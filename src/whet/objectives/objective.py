@@ -1,0 +1,139 @@
+"""Term and Objective: a loss is a sum of weighted terms; a term gives a total and a count; the trainer divides.
+
+    objective = nll() + 0.05 * forward_kl()
+
+The count is known before the forward and summed over the optimizer batch (and over ranks), so the gradient does not
+depend on micro-batches, accumulation, padding or row order.
+
+| normaliser | total / count | two answers of 1 and 3 tokens, loss 1 on the first and 0 on the second |
+|---|---|---|
+| `token` | sum over learnt tokens / their number in the optimizer batch | 0.25 |
+| `sequence` | mean over tokens in each sequence, then over sequences | 0.5 |
+| `sequence-sum` | sum in each sequence, mean over sequences | 0.5 |
+| `constant` | sum / (sequences x generation budget) | 1/8 at a budget of 4 |
+| `row` | sum / rows | 0.5 |
+| `none` | sum | 1 |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from torch import Tensor
+
+from whet.errors import WhetError
+from whet.objectives.forward import NORMALISERS, Context
+from whet.records import Row
+
+
+def count(normalise: str, rows: Sequence[Row], names: Sequence[str], budget: int = 0) -> float:
+    """The divisor of a normaliser over rows, for the samples of the given roles. Needs no model."""
+    samples = [s for row in rows for name in names for s in row.get(name)]
+    if normalise == "token":
+        return float(sum(s.count_learnt() for s in samples))
+    if normalise in ("sequence", "sequence-sum"):
+        return float(len(samples))
+    if normalise == "constant":
+        if budget <= 0:
+            raise WhetError("the `constant` normaliser divides by the generation budget; this stage samples nothing")
+        return float(len(samples) * budget)
+    if normalise == "row":
+        return float(len(rows))
+    if normalise == "none":
+        return 1.0
+    raise WhetError(f"unknown normaliser '{normalise}': one of {', '.join(NORMALISERS)}")
+
+
+class Term:
+    """One summand of an objective.
+
+    Attributes:
+        name: as it appears in the metrics (`loss/<name>`).
+        roles: the samples of a row that it learns from.
+        normalise: one of the names above.
+        couples: what must stay in one micro-batch: `token`, `sequence` and `row` nothing beyond a row, `group` the rows
+            of a group, `batch` everything.
+        needs: what must be prepared: `reference` (a frozen model), `reference_logprob`, `old_logprob`, `old_value`.
+        scope: `rows` (each micro-batch) or `parameters` (once an optimizer step, without rows).
+    """
+
+    name: str = "term"
+    roles: Sequence[str] = ("response",)
+    normalise: str = "token"
+    couples: ClassVar[str] = "token"
+    needs: frozenset[str] = frozenset()
+    scope: ClassVar[str] = "rows"
+
+    def count(self, rows: Sequence[Row], budget: int = 0) -> float:
+        return count(self.normalise, rows, self.roles, budget)
+
+    def active(self, rows: Sequence[Row]) -> bool:
+        """Whether these rows give it a gradient at all; a batch that activates no term is a counted skip."""
+        return any(s.count_learnt() for row in rows for role in self.roles for s in row.get(role))
+
+    def total(self, ctx: Context) -> Tensor:
+        """A scalar sum over the micro-batch (over nothing, for a parameter-space term)."""
+        raise NotImplementedError
+
+    def __mul__(self, weight: float) -> Objective:
+        return Objective([(float(weight), self)])
+
+    __rmul__ = __mul__
+
+    def __add__(self, other: Term | Objective) -> Objective:
+        return as_objective(self) + other
+
+
+class Objective:
+    """A sum of weighted terms. Terms of weight 0 are not computed."""
+
+    def __init__(self, terms: Sequence[tuple[float, Term]]) -> None:
+        self.terms = [(w, t) for w, t in terms if w != 0.0]
+        names = [t.name for _, t in self.terms]
+        if len(set(names)) != len(names):
+            raise WhetError(f"an objective has two terms named alike: {', '.join(names)}")
+
+    def __add__(self, other: Term | Objective) -> Objective:
+        return Objective([*self.terms, *as_objective(other).terms])
+
+    def __mul__(self, weight: float) -> Objective:
+        return Objective([(weight * w, t) for w, t in self.terms])
+
+    __rmul__ = __mul__
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset().union(*(t.needs for _, t in self.terms))
+
+    @property
+    def couples(self) -> str:
+        order = ("token", "sequence", "row", "group", "batch")
+        return max((t.couples for _, t in self.terms), key=order.index, default="token")
+
+    @property
+    def roles(self) -> set[str]:
+        return {r for _, t in self.terms for r in t.roles}
+
+    def active(self, rows: Sequence[Row]) -> bool:
+        """Whether any row term has something to learn."""
+        return any(t.active(rows) for _, t in self.terms if t.scope == "rows")
+
+    def counts(self, rows: Sequence[Row], budget: int = 0) -> dict[str, float]:
+        """Each row term's count over the optimizer batch."""
+        return {t.name: t.count(rows, budget) for _, t in self.terms}
+
+    def total(self, ctx: Context, scope: str = "rows") -> dict[str, tuple[Tensor, float]]:
+        """For each term: its weighted sum over the micro-batch, and the count to divide by.
+
+        A method whose forward is its own overrides this; the loop does not change.
+        """
+        return {t.name: (w * t.total(ctx), ctx.counts[t.name]) for w, t in self.terms if t.scope == scope}
+
+    def describe(self) -> str:
+        """One line for the run log: weights, names and normalisers."""
+        return " + ".join(f"{w:g} {t.name} [{t.normalise}]" for w, t in self.terms)
+
+
+def as_objective(term: Term | Objective) -> Objective:
+    return term if isinstance(term, Objective) else Objective([(1.0, term)])

@@ -1,0 +1,181 @@
+"""Recipe: one paper's method as a function of keyword arguments that returns stages.
+
+    @recipe(paper="asft", parent="sft")
+    def asft(kl_weight: float = 0.05, **training) -> Recipe:
+        return sft(objective=dft() + kl_weight * forward_kl(), **training)
+
+`**training` takes the parent's arguments, so that a recipe lists only what is its own. An unknown argument is refused
+with the nearest known one; the help text of an argument is its line in the docstring.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import pkgutil
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from whet.errors import WhetError, unknown
+from whet.tasks import Task
+from whet.training.stage import Stage
+
+HOW_TO_PROVIDE = {
+    "demonstrations": "rows with an answer or a completion",
+    "rationales": "rows with a `rationale`",
+    "verifier": "rows with an `answer` that a --verifier can check",
+    "preferences": "rows with `chosen` and `rejected`",
+    "choices": "rows with `choices`",
+    "plans": "a task that writes plans",
+    "corruptions": "a task with a corruptor",
+    "unlimited": "a task that generates problems",
+}
+
+
+@dataclass
+class Recipe:
+    """What a recipe function returns: the stages of a run, in order."""
+
+    stages: list[Stage]
+
+    def check(self, task: Task) -> None:
+        """Refuse a task that lacks what a stage needs, by name and with the way to provide it."""
+        have = task.provides()
+        for stage in self.stages:
+            stage.check()
+            for need in sorted(stage.needs() - have):
+                raise WhetError(f"stage '{stage.name}' needs {need} and task '{task.name}' has none: provide "
+                                f"{HOW_TO_PROVIDE.get(need, need)}")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Argument:
+    """A recipe's argument: its default, its type as written, and its line in the docstring."""
+
+    name: str
+    default: Any
+    type: str
+    help: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered recipe.
+
+    Attributes:
+        paper: slug of its paper (`whet papers`), empty where it has none.
+        parent: the recipe whose arguments it takes besides its own.
+        defaults: where it differs from its parent's.
+    """
+
+    name: str
+    build: Callable[..., Recipe]
+    paper: str
+    parent: str
+    defaults: dict[str, Any]
+
+    @cached_property
+    def arguments(self) -> dict[str, Argument]:
+        """Its own arguments, then its parent's."""
+        lines = _argument_lines(inspect.getdoc(self.build) or "")
+        own: dict[str, Argument] = {}
+        passes_on = False
+        for p in inspect.signature(self.build).parameters.values():
+            if p.kind is p.VAR_KEYWORD:
+                passes_on = True
+            elif not p.name.startswith("_"):
+                own[p.name] = Argument(p.name, p.default, str(p.annotation), lines.get(p.name, ""))
+        if passes_on and self.parent:
+            for key, argument in get_recipe(self.parent).arguments.items():
+                own.setdefault(key, replace(argument, default=self.defaults.get(key, argument.default)))
+        return own
+
+    @property
+    def summary(self) -> str:
+        """The first line of its docstring."""
+        return (inspect.getdoc(self.build) or "").split("\n", 1)[0]
+
+    def __call__(self, **arguments: Any) -> Recipe:
+        """Build it; text values are read as JSON where the argument is not text."""
+        known = self.arguments
+        given: dict[str, Any] = {}
+        for name, value in arguments.items():
+            if name not in known:
+                raise unknown(f"argument of recipe '{self.name}'", name, known)
+            given[name] = _read(self.name, known[name], value)
+        return self.build(**given)
+
+
+_REGISTRY: dict[str, Entry] = {}
+
+
+def recipe(
+    paper: str = "", parent: str = "", name: str = "", defaults: dict[str, Any] | None = None
+) -> Callable[[Callable[..., Recipe]], Entry]:
+    """Register a recipe function under its own name (underscores become hyphens)."""
+
+    def decorate(build: Callable[..., Recipe]) -> Entry:
+        entry = Entry(name or build.__name__.replace("_", "-"), build, paper, parent, defaults or {})
+        if entry.name in _REGISTRY and _REGISTRY[entry.name].build.__module__ != build.__module__:
+            raise WhetError(f"two recipes are called '{entry.name}'")
+        _REGISTRY[entry.name] = entry
+        return entry
+
+    return decorate
+
+
+def recipes() -> dict[str, Entry]:
+    """All recipes by name. Every module below `whet.recipes` is imported once."""
+    package = importlib.import_module("whet.recipes")
+    for found in pkgutil.walk_packages(package.__path__, "whet.recipes."):
+        importlib.import_module(found.name)
+    return dict(sorted(_REGISTRY.items()))
+
+
+def get_recipe(name: str | Entry) -> Entry:
+    """A recipe by name. Raises WhetError with the nearest name."""
+    if isinstance(name, Entry):
+        return name
+    known = recipes()
+    if name not in known:
+        raise unknown("recipe", name, known)
+    return known[name]
+
+
+def _argument_lines(doc: str) -> dict[str, str]:
+    """The `Args:` section as {name: text}."""
+    _, _, section = doc.partition("Args:\n")
+    found: dict[str, str] = {}
+    name = ""
+    for line in section.split("\n"):
+        if line and not line.startswith(" "):
+            break
+        start = re.match(r" {4}(\w+): (.*)", line)
+        if start:
+            name = start[1]
+            found[name] = start[2]
+        elif name and line.strip():
+            found[name] += " " + line.strip()
+    return found
+
+
+def _read(recipe_name: str, argument: Argument, value: Any) -> Any:
+    """Turn a command line's text into the type of the argument."""
+    if not isinstance(value, str) or argument.type.startswith("str"):
+        return value
+    try:
+        read = json.loads(value)
+    except ValueError:
+        read = value
+    kinds: Sequence[tuple[str, type | tuple[type, ...]]] = (("bool", bool), ("int", int), ("float", (int, float)))
+    for kind, types in kinds:
+        if argument.type.startswith(kind):
+            wrong = not isinstance(read, types) or (kind != "bool" and isinstance(read, bool))
+            if wrong and not ("str" in argument.type and isinstance(read, str)):
+                raise WhetError(f"recipe '{recipe_name}': {argument.name} is a {kind}, not '{value}'")
+            return float(read) if kind == "float" and not isinstance(read, str) else read
+    return tuple(read) if isinstance(read, list) else read

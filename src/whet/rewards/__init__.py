@@ -1,0 +1,22 @@
+"""Rewards: what an answer is worth, in named parts, with the verifier's verdict beside them."""
+
+from whet.rewards.audit import AuditRow, audit, exploits
+from whet.rewards.reward import (
+    Attempt,
+    Reward,
+    accuracy,
+    clip,
+    each,
+    format_bonus,
+    from_function,
+    gate,
+    load_reward,
+    route,
+    total,
+)
+from whet.rewards.shaping import overlong, soft_overlong
+
+__all__ = [
+    "Attempt", "AuditRow", "Reward", "accuracy", "audit", "clip", "each", "exploits", "format_bonus", "from_function",
+    "gate", "load_reward", "overlong", "route", "soft_overlong", "total",
+]  # fmt: skip

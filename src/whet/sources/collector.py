@@ -1,0 +1,163 @@
+"""Collector: how a batch of problems becomes rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from whet.errors import WhetError
+from whet.models.policy import Policy
+from whet.records import Row, Sample
+from whet.sampling.sampler import SamplingSettings
+from whet.seeds import rng_for
+from whet.sources.problems import Mixture, Problems, epochs
+from whet.tasks import Problem, Task
+
+
+@dataclass
+class Scope:
+    """What a collector may know.
+
+    Attributes:
+        task: the run's task.
+        seed: the step's seed (the stage's, in `prepare`).
+        known: every problem met so far in this stage, by id: rows hold ids.
+    """
+
+    task: Task
+    seed: int
+    known: dict[str, Problem] = field(default_factory=dict)
+
+    def remember(self, problems: Sequence[Problem]) -> None:
+        self.known.update((p.id, p) for p in problems)
+
+
+class Collector:
+    """Makes rows.
+
+    Attributes:
+        needs: what the task must provide (`demonstrations`, `verifier`, `preferences` ...).
+        settings: how it samples, or None where it does not.
+        group: samples of one problem; 1 where there are no groups.
+    """
+
+    needs: frozenset[str] = frozenset()
+    settings: SamplingSettings | None = None
+    group: int = 1
+
+    def prepare(self, problems: Problems, policy: Policy, scope: Scope) -> None:
+        """Once, when the stage is entered, before its start weights are restored: offline data is made here."""
+
+    def rows(self, problems: Problems, n: int, policy: Policy, scope: Scope) -> list[Row]:
+        """The rows of one step, from `n` problems."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class Demonstrations(Collector):
+    """Gold responses, learnt whole.
+
+    Args:
+        rationale: whether the gold rationale stands before the answer.
+    """
+
+    needs = frozenset({"demonstrations"})
+
+    def __init__(self, rationale: bool = True) -> None:
+        self.rationale = rationale
+
+    def rows(self, problems: Problems, n: int, policy: Policy, scope: Scope) -> list[Row]:
+        drawn = problems.draw(n)
+        scope.remember(drawn)
+        samples = [policy.format.demonstration(p, rationale=self.rationale) for p in drawn]
+        return [Row({"response": trim(s, policy.max_length)}) for s in samples]
+
+
+class Documents(Collector):
+    """Pretraining documents from a Mixture: prompt and response, both learnt, in each part's style.
+
+    A part's `worked` share shows the rationale, the rest gives the answer at once; of the shown rationales a
+    `reliability` share is right and the rest are the task's corruptions, wrong answer included.
+
+    Args:
+        prompt_weight: weight of the prompt's tokens in the loss.
+    """
+
+    def __init__(self, prompt_weight: float = 0.1) -> None:
+        self.prompt_weight = prompt_weight
+
+    def rows(self, problems: Problems, n: int, policy: Policy, scope: Scope) -> list[Row]:
+        if not isinstance(problems, Mixture):
+            raise WhetError("pretraining documents come from a Mixture")
+        return [Row({"response": self._document(p, problems, policy, scope)}) for p in problems.draw(n)]
+
+    def _document(self, problem: Problem, mixture: Mixture, policy: Policy, scope: Scope) -> Sample:
+        part = mixture.part_of(problem)
+        rng = rng_for(scope.seed, "style", problem.id)
+        rationale, answer = problem.rationale, problem.answer
+        if rng.random() >= part.worked:
+            rationale = ""
+        elif rng.random() >= part.reliability:
+            wrong = part.task.corrupt(problem, rng)
+            rationale, answer = wrong.rationale, wrong.answer
+        segments = policy.format.prompt(problem) + policy.format.response(rationale, answer)
+        prompt = segments[0]
+        first, prompt.ids = prompt.ids[:1], prompt.ids[1:]  # the first token has nothing before it
+        prompt.learn, prompt.weight = self.prompt_weight > 0, self.prompt_weight
+        head = type(prompt)("start", first)
+        return trim(Sample([head, *segments], problem_id=problem.id, group_id=problem.id), policy.max_length)
+
+
+class Stored(Collector):
+    """Rows made once, at the stage's entry, and then drawn in epochs. Subclasses say how to make them."""
+
+    def __init__(self) -> None:
+        self.stored: list[Row] = []
+        self.cursor = 0
+        self.seed = 0
+        self.counts: dict[str, int] = {}
+
+    def build(self, problems: Problems, policy: Policy, scope: Scope) -> list[Row]:
+        """All rows; fill `self.counts` with what was kept and what each filter dropped."""
+        raise NotImplementedError
+
+    def prepare(self, problems: Problems, policy: Policy, scope: Scope) -> None:
+        self.stored = self.build(problems, policy, scope)
+        self.cursor, self.seed = 0, scope.seed
+        if not self.stored:
+            found = ", ".join(f"{k} {v}" for k, v in self.counts.items())
+            raise WhetError(f"{type(self).__name__} found nothing to learn from ({found}): use an easier level, more "
+                            "problems or more samples a problem")  # fmt: skip
+
+    def rows(self, problems: Problems, n: int, policy: Policy, scope: Scope) -> list[Row]:
+        start, self.cursor = self.cursor, self.cursor + n
+        return [self.stored[i] for i in epochs(len(self.stored), start, n, self.seed)]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": [r.state() for r in self.stored], "cursor": self.cursor, "seed": self.seed,
+                "counts": self.counts}  # fmt: skip
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.stored = [Row.from_state(r) for r in state["rows"]]
+        self.cursor, self.seed, self.counts = int(state["cursor"]), int(state["seed"]), dict(state["counts"])
+
+
+def trim(sample: Sample, limit: int) -> Sample:
+    """Cut a sample to `limit` tokens from its end; a response that is cut has no end token."""
+    extra = len(sample) - limit
+    if extra > 0:
+        segments = list(sample.segments)
+        while extra > 0 and segments:
+            last = segments.pop()
+            if len(last.ids) > extra:
+                last.ids = last.ids[:-extra]
+                segments.append(last)
+                break
+            extra -= len(last.ids)
+        sample.segments = segments
+    return sample

@@ -1,0 +1,45 @@
+"""Gates: which groups are admitted to learning, by raw accuracy and never by the shaped reward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from whet.records import Row
+
+
+def groups_of(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows by group, in order of first appearance."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.group_id, []).append(row)
+    return list(found.values())
+
+
+def is_dead(group: Sequence[Row]) -> bool:
+    """Whether all answers are right or all are wrong: no group baseline then gives a gradient."""
+    return len({row.numbers["accuracy"] for row in group}) <= 1
+
+
+class Gate:
+    """Admit every group.
+
+    Attributes:
+        refill: draw further problems until the batch is full again, at most `max_draws` times a step.
+    """
+
+    refill = False
+    max_draws = 10
+
+    def admits(self, group: Sequence[Row]) -> bool:
+        return True
+
+
+class DropDead(Gate):
+    """Keep groups with 0 < right < G (DAPO's dynamic sampling when `refill`)."""
+
+    def __init__(self, refill: bool = True, max_draws: int = 10) -> None:
+        self.refill = refill
+        self.max_draws = max_draws
+
+    def admits(self, group: Sequence[Row]) -> bool:
+        return not is_dead(group)

@@ -1,0 +1,202 @@
+"""Collectors that ask the policy: roll-outs in groups, preference pairs, and STaR's bootstrapped rationales."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from whet.errors import WhetError
+from whet.models.policy import Policy
+from whet.records import Row, Sample
+from whet.sampling.sampler import Request, SamplingSettings
+from whet.seeds import seed_for
+from whet.sources.collector import Collector, Scope, Stored, trim
+from whet.sources.problems import Problems
+from whet.tasks import Problem, Task, Verdict
+
+
+class Rollouts(Collector):
+    """`group` sampled answers a problem.
+
+    Args:
+        group: answers a problem; they share a `group_id` and the prompt is prefilled once.
+        max_new_tokens: generation budget; 0 asks the task.
+        temperature: the one temperature of sampler, old and reference log-probs.
+    """
+
+    needs = frozenset({"verifier"})
+
+    def __init__(self, group: int = 8, max_new_tokens: int = 0, temperature: float = 1.0) -> None:
+        if group < 1:
+            raise WhetError(f"group must be at least 1, not {group}")
+        self.group = group
+        self.settings = SamplingSettings(max_new_tokens=max_new_tokens or 1, temperature=temperature)
+        self._ask_task = max_new_tokens == 0
+
+    def rows(self, problems: Problems, n: int, policy: Policy, scope: Scope) -> list[Row]:
+        drawn = problems.draw(n)
+        scope.remember(drawn)
+        self.settings = budget_of(self.settings, scope.task, self._ask_task)
+        # a problem drawn twice in one step makes two groups
+        answers = ask(policy, drawn, self.settings, self.group, scope.seed)
+        return [
+            Row({"response": replace(sample, group_id=f"{place}/{problem.id}")})
+            for place, (problem, samples) in enumerate(zip(drawn, answers, strict=True))
+            for sample in samples
+        ]
+
+
+class Pairs(Stored):
+    """Preference pairs: a right and a wrong answer of the stage's entry policy to the same problem.
+
+    Dropped: problems whose answers are all right or all wrong, and repeats of a response. At most `cap` pairs a
+    problem, or easy problems would dominate.
+    """
+
+    needs = frozenset({"verifier"})
+
+    def __init__(self, problems: int = 256, samples: int = 8, temperature: float = 1.0, cap: int = 2) -> None:
+        super().__init__()
+        self.n, self.samples, self.cap = problems, samples, cap
+        self.settings = SamplingSettings(max_new_tokens=1, temperature=temperature)
+
+    def build(self, problems: Problems, policy: Policy, scope: Scope) -> list[Row]:
+        drawn = problems.draw(self.n)
+        scope.remember(drawn)
+        self.settings = budget_of(self.settings, scope.task, True)
+        rows: list[Row] = []
+        mixed = 0
+        for problem, samples in zip(
+            drawn, ask(policy, drawn, self.settings, self.samples, scope.seed), strict=True
+        ):
+            judged = [(s, judge(scope.task, problem, policy, s).value) for s in unique(samples)]
+            right = [s for s, value in judged if value == 1.0]
+            wrong = [s for s, value in judged if value < 1.0]  # NaN, which could not be judged, is neither
+            mixed += bool(right and wrong)
+            for chosen, rejected in list(zip(right, wrong, strict=False))[: self.cap]:
+                rows.append(Row({"chosen": learnable(chosen), "rejected": learnable(rejected)}))
+        self.counts = {"problems": len(drawn), "with right and wrong answers": mixed, "pairs": len(rows)}
+        return rows
+
+
+class Preferences(Collector):
+    """Given pairs: rows of a preference file."""
+
+    needs = frozenset({"preferences"})
+
+    def rows(self, problems: Problems, n: int, policy: Policy, scope: Scope) -> list[Row]:
+        drawn = [p for p in problems.draw(n)]
+        rows = []
+        for problem in drawn:
+            if problem.chosen is None or problem.rejected is None or problem.chosen == problem.rejected:
+                raise WhetError(f"problem '{problem.id}' needs two different responses, chosen and rejected")
+            pair = {
+                name: trim(
+                    Sample(
+                        policy.format.prompt(problem) + policy.format.response("", text, tags=False),
+                        problem_id=problem.id,
+                        group_id=problem.id,
+                    ),
+                    policy.max_length,
+                )
+                for name, text in (("chosen", problem.chosen), ("rejected", problem.rejected))
+            }
+            rows.append(Row(dict(pair)))
+        return rows
+
+
+class Bootstrapped(Stored):
+    """STaR (2203.14465, section 3): the policy's own rationales whose answer checks out; failures are asked again with
+    the answer as a hint, and what then succeeds is kept *under the un-hinted question*.
+
+    Args:
+        problems: questions a round.
+        samples: answers a question (1 in STaR; more is rejection-sampling fine-tuning).
+        temperature: near 0 in STaR.
+        rationalize: whether failures are asked again with the hint.
+        cap: at most so many kept answers a question, duplicates dropped first.
+    """
+
+    needs = frozenset({"verifier"})
+
+    def __init__(
+        self, problems: int = 512, samples: int = 1, temperature: float = 0.0, rationalize: bool = True, cap: int = 4
+    ) -> None:
+        super().__init__()
+        self.n, self.samples, self.rationalize, self.cap = problems, samples, rationalize, cap
+        self.settings = SamplingSettings(max_new_tokens=1, temperature=temperature)
+
+    def build(self, problems: Problems, policy: Policy, scope: Scope) -> list[Row]:
+        drawn = problems.draw(self.n)
+        scope.remember(drawn)
+        self.settings = budget_of(self.settings, scope.task, True)
+        solved = self._solve(drawn, policy, scope, hinted=False)
+        failed = [p for p in drawn if p.id not in solved] if self.rationalize else []
+        rescued = self._solve(failed, policy, scope, hinted=True) if failed else {}
+        rows = [Row({"response": s}) for p in drawn for s in solved.get(p.id, rescued.get(p.id, []))]
+        self.counts = {"questions": len(drawn), "solved": len(solved), "rationalized": len(rescued),
+                       "absent": len(drawn) - len(solved) - len(rescued), "kept": len(rows)}  # fmt: skip
+        return rows
+
+    def _solve(
+        self, drawn: Sequence[Problem], policy: Policy, scope: Scope, *, hinted: bool
+    ) -> dict[str, list[Sample]]:
+        kept: dict[str, list[Sample]] = {}
+        hints = [hint(p) if hinted else None for p in drawn]
+        answers = ask(policy, drawn, self.settings, self.samples, seed_for(scope.seed, "hinted" if hinted else "free"),
+                      hints)  # fmt: skip
+        for problem, samples in zip(drawn, answers, strict=True):
+            right = [s for s in unique(samples) if judge(scope.task, problem, policy, s).value == 1.0]
+            right = [s for s in right if s.ended][: self.cap]
+            if right:
+                kept[problem.id] = [self._unhinted(s, problem, policy) for s in right]
+        return kept
+
+    @staticmethod
+    def _unhinted(sample: Sample, problem: Problem, policy: Policy) -> Sample:
+        given = [s for s in sample.segments if s.sampled]
+        return Sample(policy.format.prompt(problem) + given, problem_id=problem.id, group_id=problem.id)
+
+
+def hint(problem: Problem) -> str:
+    """The reference answer in brackets behind the question, as STaR does for word problems."""
+    return f" ({problem.answer})"
+
+
+def budget_of(settings: SamplingSettings, task: Task, ask_task: bool) -> SamplingSettings:
+    """Settings whose generation budget is the task's, where none was given."""
+    return replace(settings, max_new_tokens=task.max_answer_tokens()) if ask_task else settings
+
+
+def ask(
+    policy: Policy, problems: Sequence[Problem], settings: SamplingSettings, n: int, seed: int,
+    hints: Sequence[str | None] | None = None,
+) -> list[list[Sample]]:  # fmt: skip
+    """`n` answers to each problem. An answer's seed depends on the step's seed, the problem and its number alone."""
+    requests = []
+    for place, problem in enumerate(problems):
+        segments = policy.format.prompt(problem, hints[place] if hints else None)
+        seeds = [seed_for(seed, place, problem.id, i) for i in range(n)]
+        requests.append(Request(segments, seeds, settings, problem.id, problem.id))
+    return policy.sample(requests)
+
+
+def judge(task: Task, problem: Problem, policy: Policy, sample: Sample) -> Verdict:
+    """The task's verdict on a sampled answer."""
+    policy.meter.verifier_calls += 1
+    return task.verify(problem, policy.format.read(sample))
+
+
+def unique(samples: Sequence[Sample]) -> list[Sample]:
+    """The first of each distinct response."""
+    seen: dict[tuple[int, ...], Sample] = {}
+    for sample in samples:
+        seen.setdefault(tuple(i for s in sample.segments if s.sampled for i in s.ids), sample)
+    return list(seen.values())
+
+
+def learnable(sample: Sample) -> Sample:
+    """A copy without the sampler's tables, to be kept and stored."""
+    kept = sample.copy()
+    kept.per_token = {}
+    return kept

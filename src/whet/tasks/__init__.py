@@ -1,0 +1,13 @@
+"""Tasks: where problems come from and how answers are judged."""
+
+from whet.tasks.problem import Check, Corruption, Problem, Response, Split, Status, Step, Verdict
+from whet.tasks.task import Procedural, Task, get_task, iterate, register, split_of, task_names
+
+__all__ = [
+    "Check", "Corruption", "Problem", "Procedural", "Response", "Split", "Status", "Step", "Task", "Verdict",
+    "get_task", "iterate", "register", "split_of", "task_names",
+]  # fmt: skip
+
+register("chain-sum", "whet.tasks.chain_sum", "ChainSum")
+register("word-problem", "whet.tasks.word_problem", "WordProblem")
+register("sort", "whet.tasks.sort", "Sort")

@@ -1,0 +1,404 @@
+"""THE loop. It is blind to the algorithm: stages say where rows come from and what is learnt from them.
+
+A step is: draw, collect, score, estimate advantages, observe, gate, transform, update. All randomness is a function of
+(seed, stage, step), so that a run resumed from a checkpoint is the run that was not interrupted, bit for bit.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from whet.errors import WhetError
+from whet.models.policy import Policy
+from whet.records import Row
+from whet.runs import RunFolder
+from whet.seeds import rng_for, seed_for
+from whet.sources import Scope, Stored, groups_of
+from whet.tasks import Task
+from whet.training import checkpoint, metrics
+from whet.training.learner import Learner
+from whet.training.scoring import prepare, score
+from whet.training.stage import Stage, Update
+from whet.weights import Weights
+
+Evaluation = Callable[[Policy], dict[str, float]]
+
+
+class Observer(Protocol):
+    """Who watches: the command's progress display, or nobody."""
+
+    def stage(self, index: int, stage: Stage, lines: Sequence[str]) -> None: ...
+    def step(self, row: Mapping[str, Any]) -> None: ...
+    def evaluated(self, row: Mapping[str, Any]) -> None: ...
+
+
+@dataclass
+class Options:
+    """How the loop runs, apart from what it learns.
+
+    Attributes:
+        seed: root of the seed tree.
+        token_budget: padded tokens in a micro-batch.
+        eval_every: steps between evaluations on validation; 0 is never.
+        patience: evaluations without a new best before stopping; 0 is never.
+        save_every: steps between checkpoints; 0 saves at the end of stages only.
+        keep: which weights the run ends with: the `best` on validation or the `last`.
+        stop: asked after each step; True saves and ends the run early (a signal, a spent budget).
+    """
+
+    seed: int = 0
+    token_budget: int = 8192
+    eval_every: int = 0
+    patience: int = 0
+    save_every: int = 0
+    keep: str = "best"
+    stop: Callable[[], bool] | None = None
+
+
+@dataclass
+class Progress:
+    """Where the run is. It is saved with every checkpoint."""
+
+    stage: int = 0
+    step: int = 0  # within the stage
+    total: int = 0  # over all stages
+    best: float = float("-inf")
+    best_step: int = -1
+    stale: int = 0
+    finished: bool = False
+    stopped_early: bool = field(default=False)
+
+
+class Fit:
+    """Run stages on a policy.
+
+    Args:
+        policy: changed in place.
+        stages: in order.
+        task: the run's task.
+        weights: which parameters move, for stages that do not say.
+        folder: where metrics and checkpoints go; None keeps nothing.
+        evaluate: called on validation; must return `accuracy`.
+    """
+
+    def __init__(
+        self, policy: Policy, stages: Sequence[Stage], task: Task, *, weights: Weights | None = None,
+        options: Options | None = None, folder: RunFolder | None = None, evaluate: Evaluation | None = None,
+        observer: Observer | None = None,
+    ) -> None:  # fmt: skip
+        self.policy = policy
+        self.stages = list(stages)
+        self.task = task
+        self.weights = weights or Weights()
+        self.options = options or Options()
+        self.folder = folder
+        self.evaluate = evaluate
+        self.observer = observer
+        self.progress = Progress()
+        self.policies: dict[str, Policy] = {"policy": policy}
+        self._base: dict[str, Tensor] = {}
+        self._best: dict[str, Tensor] = {}
+        self._attached: Weights | None = None
+        for stage in self.stages:
+            stage.check()
+
+    # -- the whole run ----------------------------------------------------------------------------------------------
+    def run(self, resume: bool = False) -> Progress:
+        """Run to the end, or from the newest checkpoint to the end."""
+        state = self._restore_point() if resume else None
+        self._attach(self.stages[0])
+        if any(s.start == "base" or s.reference == "base" for s in self.stages):
+            self._base = self._copy_weights()
+        if state is None and self.evaluate and self.options.eval_every:
+            self._evaluate()
+        start = self.progress.stage
+        for index in range(start, len(self.stages)):
+            self._enter(index, state if index == start else None)
+            if not self._run_stage(self.stages[index]):
+                break
+        else:
+            self.progress.finished = True
+        if self.progress.finished or self.progress.stopped_early:
+            self._end()
+        return self.progress
+
+    def _run_stage(self, stage: Stage) -> bool:
+        """The steps of the current stage; False when the run was told to stop."""
+        options, progress = self.options, self.progress
+        while progress.step < stage.steps:
+            began = time.perf_counter()
+            row = self._step(stage, progress.step)
+            self.policy.meter.seconds += time.perf_counter() - began
+            progress.step += 1
+            progress.total += 1
+            self._note({"step": progress.total, "stage": stage.name, **row})
+            last = progress.stage == len(self.stages) - 1 and progress.step == stage.steps
+            if self.evaluate and options.eval_every and (progress.total % options.eval_every == 0 or last):
+                self._evaluate()
+            told = options.stop is not None and options.stop()
+            progress.stopped_early = bool(options.patience) and progress.stale >= options.patience
+            if told or progress.stopped_early or (options.save_every and progress.total % options.save_every == 0):
+                self._save()
+            if told or progress.stopped_early:
+                return False
+        self._stage_weights(stage).at_stage_end(self.policy)
+        return True
+
+    def _end(self) -> None:
+        if self.options.keep == "best" and self._best and self.progress.best_step != self.progress.total:
+            self._write_weights(self._best)
+        self._save()
+
+    # -- a stage ----------------------------------------------------------------------------------------------------
+    def _stage_weights(self, stage: Stage) -> Weights:
+        return stage.weights or self.weights
+
+    def _enter(self, index: int, state: Mapping[str, Any] | None) -> None:
+        """Make a stage ready: data made by the policy so far, start weights, reference, optimizers; or restore them."""
+        stage, options = self.stages[index], self.options
+        self.scope = Scope(self.task, seed_for(options.seed, "stage", index))
+        self._attach(stage)
+        stage.problems.bind(self.task, seed_for(options.seed, "problems"))
+        for name, make in stage.modules.items():
+            if name not in self.policy.modules:
+                torch.manual_seed(seed_for(options.seed, "module", name))
+                self.policy.modules[name] = make(self.policy).to(self.policy.device, self.policy.dtype)
+        if state is None:
+            self.progress.stage, self.progress.step = index, 0
+            self.policy.model.eval()
+            stage.collect.prepare(stage.problems, self.policy, self.scope)
+            if stage.start == "base":
+                self._write_weights(self._base)
+        self._make_reference(index, stage, fresh=state is None)
+        weights = self._stage_weights(stage)
+        weights.at_stage_start(self.policy)
+        if state is not None:
+            self._write_weights(state["weights"])
+        settings = stage.collect.settings
+        self.learners = [
+            Learner(
+                update, self.policies, weights, steps=stage.steps * update.steps, token_budget=options.token_budget,
+                temperature=settings.temperature if settings and settings.temperature > 0 else 1.0,
+                budget=settings.max_new_tokens if settings else 0,
+            )
+            for update in stage.updates
+        ]  # fmt: skip
+        if state is not None:
+            self._load_parts(stage, state["parts"])
+        if self.observer:
+            self.observer.stage(index, stage, stage.describe())
+
+    def _attach(self, stage: Stage) -> None:
+        weights = self._stage_weights(stage)
+        if weights is not self._attached:
+            weights.attach(self.policy, self.options.seed)
+            self._attached = weights
+
+    def _make_reference(self, index: int, stage: Stage, *, fresh: bool) -> None:
+        """A frozen model of the stage's start or of the run's base; with new adapters, the policy without them."""
+        self.policies.pop("reference", None)
+        if not stage.wants() & {"reference", "reference_logprob"}:
+            return
+        at_base = index == 0 or stage.start == "base" or stage.reference == "base"
+        if at_base and self.policy.peft is not None and self.policy.fresh_adapters:
+            self.policies["reference"] = self.policy
+            return
+        stored = self.folder and self.folder.path / "snapshots" / f"stage-{index}.safetensors"
+        if at_base:
+            weights = self._base or self._copy_weights()  # when resuming, nothing was restored yet
+        elif fresh:
+            weights = self._copy_weights()
+            if stored:
+                stored.parent.mkdir(exist_ok=True)
+                save_file(weights, stored)
+        else:
+            assert stored is not None, "a run without a folder cannot be resumed"
+            weights = load_file(stored)
+        self.policies["reference"] = frozen_copy(self.policy, weights)
+
+    # -- a step -----------------------------------------------------------------------------------------------------
+    def _step(self, stage: Stage, step: int) -> dict[str, Any]:
+        clock: dict[str, float] = {"sample": 0.0, "score": 0.0, "learn": 0.0}
+        seed = seed_for(self.options.seed, "stage", self.progress.stage, "step", step)
+        seen, rows = self._collect(stage, seed, clock)
+        for transform in stage.transforms:
+            transform(rows)
+        for buffer in stage.buffers.values():
+            buffer.add(seen)
+        found: dict[str, Any] = metrics.of_rows(seen, rows) if stage.reward else {}
+        with timed(clock, "learn"):
+            self.policy.model.train(self.policy.checkpointing)
+            for update, learner in zip(stage.updates, self.learners, strict=True):
+                found |= self._update(stage, update, learner, rows, seed)
+        self.scope.known.clear()
+        return {**found, **{f"seconds/{k}": v for k, v in clock.items()}}
+
+    def _collect(self, stage: Stage, seed: int, clock: dict[str, float]) -> tuple[list[Row], list[Row]]:
+        """All rows seen and the rows admitted; a refilling gate draws until `batch` groups are admitted."""
+        seen: list[Row] = []
+        admitted: list[list[Row]] = []
+        settings = stage.collect.settings
+        temperature = settings.temperature if settings and settings.temperature > 0 else 1.0
+        wants = stage.wants()
+        for draw in range(stage.gate.max_draws if stage.gate.refill else 1):
+            self.scope.seed = seed_for(seed, "draw", draw)
+            with timed(clock, "sample"):
+                rows = stage.collect.rows(stage.problems, stage.batch, self.policy, self.scope)
+            for row in rows:
+                for sample in row.all():
+                    sample.check()
+            with timed(clock, "score"):
+                if stage.reward is not None:
+                    score(rows, stage.reward, self.policy, self.scope)
+                prepare(rows, wants, self.policies, temperature, self.options.token_budget)
+                if stage.advantage is not None:
+                    stage.advantage(rows)
+            stage.problems.observe(rows)
+            seen += rows
+            if stage.reward is None:
+                return seen, seen
+            admitted += [group for group in groups_of(rows) if stage.gate.admits(group)]
+            if len(admitted) >= stage.batch:
+                break
+        return seen, [row for group in admitted[: stage.batch] for row in group]
+
+    def _update(
+        self, stage: Stage, update: Update, learner: Learner, rows: list[Row], seed: int
+    ) -> dict[str, Any]:
+        chosen = rows if update.rows == "rows" else stage.buffers[update.rows].take()
+        if chosen is None:
+            return {}
+        taken: list[dict[str, float]] = []
+        for epoch in range(update.epochs):
+            for number, part in enumerate(minibatches(chosen, update.minibatches, seed, epoch)):
+                where = f"step {self.progress.total + 1} ({stage.name})"
+                taken.append(learner.step(part, seed_for(seed, "learn", epoch, number), where))
+        return metrics.mean(taken)
+
+    # -- evaluation and saving --------------------------------------------------------------------------------------
+    def _evaluate(self) -> None:
+        assert self.evaluate is not None
+        found = self.evaluate(self.policy)
+        progress = self.progress
+        if found["accuracy"] > progress.best:
+            progress.best, progress.best_step, progress.stale = found["accuracy"], progress.total, 0
+            if self.options.keep == "best":
+                self._best = self._copy_weights()
+        else:
+            progress.stale += 1
+        row = {"step": progress.total, **{f"validation/{k}": v for k, v in found.items()}}
+        if self.folder:
+            self.folder.append_metrics(row)
+        if self.observer:
+            self.observer.evaluated(row)
+
+    def _note(self, row: Mapping[str, Any]) -> None:
+        if self.folder:
+            self.folder.append_metrics(row)
+        if self.observer:
+            self.observer.step(row)
+
+    def _save(self) -> None:
+        if not self.folder:
+            return
+        stage = self.stages[self.progress.stage]
+        parts = {
+            "problems": stage.problems.state_dict(),
+            "collect": stage.collect.state_dict(),
+            "learners": [learner.state_dict() for learner in self.learners],
+            "buffers": {k: b.state_dict() for k, b in stage.buffers.items()},
+            "weights": self._stage_weights(stage).state_dict(),
+            "reward": _state_of(stage.reward),
+            "advantage": _state_of(stage.advantage),
+        }
+        state = {
+            "progress": vars(self.progress).copy(),
+            "meter": self.policy.meter.as_dict(),
+            "files": self.folder.position(),
+            "parts": parts,
+            "best": self._best,
+        }
+        checkpoint.save(self.folder.checkpoints, self.progress.total, self._copy_weights(), state)
+
+    def _restore_point(self) -> dict[str, Any] | None:
+        """The newest checkpoint's state; the growing files are cut back to it."""
+        if self.folder is None:
+            raise WhetError("a run without a folder cannot be resumed")
+        whole = checkpoint.found(self.folder.checkpoints)
+        if not whole:
+            self.folder.rewind({"metrics.jsonl": 0, "samples.jsonl": 0})
+            return None
+        weights, state = checkpoint.load(whole[-1])
+        self.progress = Progress(**state["progress"])
+        self.policy.meter.load(state["meter"])
+        self.folder.rewind(state["files"])
+        self._best = state["best"]
+        return {"weights": weights, "parts": state["parts"]}
+
+    def _load_parts(self, stage: Stage, parts: Mapping[str, Any]) -> None:
+        stage.problems.load_state_dict(parts["problems"])
+        stage.collect.load_state_dict(parts["collect"])
+        for learner, state in zip(self.learners, parts["learners"], strict=True):
+            learner.load_state_dict(state)
+        for name, buffer in stage.buffers.items():
+            buffer.load_state_dict(parts["buffers"][name])
+        self._stage_weights(stage).load_state_dict(parts["weights"])
+        for part, state in ((stage.reward, parts["reward"]), (stage.advantage, parts["advantage"])):
+            if state:
+                part.load_state_dict(state)  # type: ignore[union-attr]
+
+    # -- weights ----------------------------------------------------------------------------------------------------
+    def _copy_weights(self) -> dict[str, Tensor]:
+        """Copies of everything that may move, by name (tied weights once)."""
+        return {n: p.detach().cpu().clone() for n, p in self.policy.trainable_parameters().items()}
+
+    @torch.no_grad()
+    def _write_weights(self, weights: Mapping[str, Tensor]) -> None:
+        own = dict(self.policy.named_parameters())
+        for name, value in weights.items():
+            own[name].copy_(value)
+
+
+def frozen_copy(policy: Policy, weights: Mapping[str, Tensor]) -> Policy:
+    """A copy of the policy with the given weights, that neither trains nor samples."""
+    copied = copy.copy(policy)
+    copied.model, copied.peft = copy.deepcopy(policy.model), None
+    own = dict(copied.model.named_parameters())
+    with torch.no_grad():
+        for name, value in weights.items():
+            if name in own:
+                own[name].copy_(value)
+    copied.model.requires_grad_(False).eval()
+    return copied
+
+
+def minibatches(rows: Sequence[Row], n: int, seed: int, epoch: int) -> list[list[Row]]:
+    """`n` parts of nearly equal size, shuffled anew each epoch; a part may be empty when there are fewer rows."""
+    if n == 1:
+        return [list(rows)]
+    order = list(range(len(rows)))
+    rng_for(seed, "minibatches", epoch).shuffle(order)
+    return [[rows[i] for i in order[k::n]] for k in range(n)]
+
+
+@contextmanager
+def timed(clock: dict[str, float], name: str) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    clock[name] += time.perf_counter() - began
+
+
+def _state_of(part: object) -> dict[str, Any]:
+    return part.state_dict() if hasattr(part, "state_dict") else {}  # type: ignore[attr-defined]
+
+
+__all__ = ["Evaluation", "Fit", "Observer", "Options", "Progress", "Stored", "frozen_copy", "minibatches"]

@@ -1,0 +1,126 @@
+"""One optimizer step: accumulate -> reduce -> after_grads -> mask -> clip -> optimizer -> after_step -> every_n_steps."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from whet.errors import WhetError
+from whet.models.packing import micro_batches
+from whet.models.policy import Policy
+from whet.objectives.forward import Context
+from whet.records import Row
+from whet.training.stage import Update
+from whet.weights import Weights
+
+
+class Learner:
+    """An update's optimizer, its step counter and its schedule.
+
+    Args:
+        steps: optimizer steps it will take in the stage (for the schedule).
+        token_budget: padded tokens in a micro-batch.
+        temperature, budget: passed on to the objective's context.
+    """
+
+    def __init__(
+        self, update: Update, policies: Mapping[str, Policy], weights: Weights, *, steps: int, token_budget: int,
+        temperature: float = 1.0, budget: int = 0,
+    ) -> None:  # fmt: skip
+        self.update = update
+        self.policies = policies
+        self.policy = policies["policy"]
+        self.weights = weights
+        self.steps = max(1, steps)
+        self.token_budget = token_budget
+        self.temperature = temperature
+        self.budget = budget
+        self.taken = 0
+        self.skipped = 0
+        self.parameters = self.policy.trainable_parameters()
+        self.optimizer = update.optimizer.build(self.parameters, self.policy.size())
+        self.peak = update.optimizer.rate(self.policy.size())
+
+    def step(self, rows: Sequence[Row], seed: int, where: str) -> dict[str, float]:
+        """Learn from `rows`; returns metrics. A batch without anything to learn is a counted skip."""
+        objective = self.update.loss
+        if not rows or not objective.active(rows):
+            self.skipped += 1
+            return {"skipped": 1.0}
+        rate = self.peak * self.update.optimizer.scale(self.taken, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        metrics = self.accumulate(rows, seed, where)
+        self.weights.after_grads(self.parameters)
+        self.weights.mask(self.parameters)
+        metrics["grad_norm"] = self._clip(where)
+        metrics["lr"] = rate
+        self.optimizer.step()
+        self.weights.after_step(self.parameters)
+        self.taken += 1
+        self.policy.meter.optimizer_steps += 1
+        if self.weights.every and self.taken % self.weights.every == 0:
+            self.weights.every_n_steps(self.policy, self.taken)
+        return metrics
+
+    def accumulate(self, rows: Sequence[Row], seed: int, where: str = "") -> dict[str, float]:
+        """Write the gradient of the whole batch. The counts come first, so that micro-batches cannot change it."""
+        objective = self.update.loss
+        counts = objective.counts(rows, self.budget)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses: dict[str, float] = defaultdict(float)
+        logs: dict[str, list[Tensor]] = defaultdict(list)
+        for micro in micro_batches(rows, self.token_budget, key=_coupling(objective.couples)):
+            ctx = Context(micro, self.policies, counts, seed, self.temperature, self.budget)
+            self._backward(objective.total(ctx), losses, where, micro)
+            for name, values in ctx.logs.items():
+                logs[name] += values
+        ctx = Context([], self.policies, counts, seed)
+        self._backward(objective.total(ctx, scope="parameters"), losses, where, [])
+        learnt = sum(s.count_learnt() for row in rows for role in objective.roles for s in row.get(role))
+        self.policy.meter.learnt_tokens += learnt
+        means = {name: float(torch.cat(values).mean()) for name, values in logs.items()}
+        return {**{f"loss/{k}": v for k, v in losses.items()}, **means, "learnt_tokens": float(learnt)}
+
+    def _backward(
+        self, parts: Mapping[str, tuple[Tensor, float]], losses: dict[str, float], where: str, rows: Sequence[Row]
+    ) -> None:
+        if not parts:
+            return
+        scaled = {name: total / number for name, (total, number) in parts.items()}
+        for name, value in scaled.items():
+            if not torch.isfinite(value):
+                ids = ", ".join(dict.fromkeys(row.problem_id for row in rows)) or "parameters"
+                raise WhetError(f"{where}: term '{name}' is {float(value)} on {ids}; lower the learning rate (now "
+                                f"{self.optimizer.param_groups[0]['lr']:.2g}) or look at these rows")  # fmt: skip
+            losses[name] += float(value.detach())
+        loss = torch.stack([v.reshape(()) for v in scaled.values()]).sum()
+        if loss.requires_grad:
+            loss.backward()
+
+    def _clip(self, where: str) -> float:
+        gradients = [p for p in self.parameters.values() if p.grad is not None]
+        limit = self.update.clip or float("inf")
+        norm = float(torch.nn.utils.clip_grad_norm_(gradients, limit))
+        if norm != norm or norm == float("inf"):
+            raise WhetError(f"{where}: the gradient norm is {norm}; lower the learning rate")
+        return norm
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer.state_dict(), "taken": self.taken, "skipped": self.skipped}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.optimizer.load_state_dict(dict(state["optimizer"]))
+        self.taken, self.skipped = int(state["taken"]), int(state["skipped"])
+
+
+def _coupling(couples: str) -> Callable[[Row], object] | None:
+    if couples == "group":
+        return lambda row: row.group_id
+    if couples == "batch":
+        return lambda row: "all"
+    return None

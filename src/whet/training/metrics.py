@@ -1,0 +1,43 @@
+"""What a step reports: pure functions of its rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from whet.records import Row
+from whet.sources.gate import groups_of, is_dead
+
+
+def of_rows(seen: Sequence[Row], admitted: Sequence[Row]) -> dict[str, float]:
+    """Rewards, lengths and the guards that RL users need to see, over all answers of a step."""
+    names = {k for row in seen for k in row.numbers if k == "reward" or k.startswith("reward/")}
+    found = {name: _mean(row.numbers.get(name, math.nan) for row in seen) for name in sorted(names)}
+    for name in ("accuracy", "tokens", "ended", "unparseable", "failed"):
+        found[name] = _mean(row.numbers[name] for row in seen)
+    groups = groups_of(seen)
+    found["answers"] = float(len(seen))
+    found["admitted"] = len(admitted) / max(1, len(seen))
+    found["dead_groups"] = sum(map(is_dead, groups)) / max(1, len(groups))
+    for label, right in (("tokens_right", True), ("tokens_wrong", False)):
+        found[label] = _mean(r.numbers["tokens"] for r in seen if (r.numbers["accuracy"] == 1.0) is right)
+    sampled = [row["response"] for row in seen if "entropy" in row["response"].per_token]
+    if sampled:
+        total = sum(float(s.per_token["entropy"].sum()) for s in sampled)
+        found["entropy"] = total / max(1.0, sum(row.numbers["tokens"] for row in seen))
+    return found
+
+
+def mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each number over the rows that have it; `skipped` and `learnt_tokens` are summed."""
+    names = dict.fromkeys(k for row in rows for k in row)
+    found = {k: _mean(row.get(k, math.nan) for row in rows) for k in names}
+    for name in ("skipped", "learnt_tokens"):
+        if name in found:
+            found[name] = sum(row.get(name, 0.0) for row in rows)
+    return found
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = [v for v in values if not math.isnan(v)]
+    return sum(known) / len(known) if known else math.nan

@@ -1,0 +1,73 @@
+"""Optimizers by name, with a rate that may depend on the model's size, and the schedules that scale it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from whet.errors import WhetError
+
+SMALL_MODEL = 50_000_000  # parameters; below it the `small` rate is used
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A learning rate for small models (those that run on a CPU in minutes) and the paper's, for billions."""
+
+    small: float
+    paper: float
+
+    def of(self, parameters: int) -> float:
+        return self.small if parameters < SMALL_MODEL else self.paper
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """AdamW with warm-up and decay.
+
+    Attributes:
+        lr: the peak rate.
+        warmup: steps of linear warm-up; below 1, a share of the stage's steps.
+        schedule: `constant`, `linear` or `cosine` (to a tenth) after the warm-up.
+    """
+
+    lr: float | Rate = 1e-4
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+    eps: float = 1e-8
+    warmup: float = 0.0
+    schedule: str = "constant"
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SHAPES:
+            raise WhetError(f"schedule '{self.schedule}': one of {', '.join(SHAPES)}")
+
+    def rate(self, parameters: int) -> float:
+        return self.lr.of(parameters) if isinstance(self.lr, Rate) else self.lr
+
+    def build(self, parameters: Mapping[str, nn.Parameter], size: int) -> torch.optim.Optimizer:
+        """The torch optimizer over named parameters; matrices decay, vectors (norms, biases) do not."""
+        matrices = [p for p in parameters.values() if p.dim() >= 2]
+        vectors = [p for p in parameters.values() if p.dim() < 2]
+        groups = [{"params": matrices, "weight_decay": self.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        return torch.optim.AdamW(
+            [g for g in groups if g["params"]], lr=self.rate(size), betas=self.betas, eps=self.eps, fused=True
+        )
+
+    def scale(self, step: int, steps: int) -> float:
+        """What the rate is multiplied by at optimizer step `step` (from 0) of `steps`."""
+        warmup = self.warmup * steps if 0 < self.warmup < 1 else self.warmup
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        return SHAPES[self.schedule]((step - warmup) / max(1.0, steps - warmup))
+
+
+SHAPES: dict[str, Callable[[float], float]] = {
+    "constant": lambda x: 1.0,
+    "linear": lambda x: max(0.0, 1.0 - x),
+    "cosine": lambda x: 0.1 + 0.45 * (1.0 + math.cos(math.pi * min(1.0, x))),
+}

@@ -1,0 +1,36 @@
+"""Shared fixtures. `from tiny import tiny_policy` works in every test file too."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import tiny
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> Callable[..., Any]:
+    return tiny.tiny_tokenizer
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Callable[..., Any]:
+    return tiny.tiny_model
+
+
+@pytest.fixture(scope="session")
+def tiny_policy() -> Callable[..., Any]:
+    return tiny.tiny_policy
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Tiny tensors are slower on several threads, and sums in a fixed order are the same everywhere."""
+    torch.set_num_threads(1)
