@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from answers import advantages, answer, group, learnt, set_tokens
+from advantage_tools import advantages, answer, group, learnt, set_tokens
 
 from whet.advantages import (
     batch_std,
@@ -130,7 +130,7 @@ def test_normalise_then_sum():
 
 
 def test_process_supervision():
-    """Step rewards (1, 0) and (0, 1, 1): mean .6, deviation sqrt(.3); a token sums the steps that end at or after it."""
+    """Step rewards (1, 0) and (0, 1, 1): mean .6, deviation sqrt(.3); a token sums the steps that end from it on."""
     nan = math.nan
     rows = [
         set_tokens(answer(length=4), step_reward=[nan, 1, nan, 0]),

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from answers import answer, learnt, set_tokens
+from advantage_tools import answer, learnt, set_tokens
 
 from whet.advantages import AdaptiveKL, explained_variance, gae, generalized_advantage
 from whet.advantages.estimators import token_rewards, whiten

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from answers import answer, group, learnt, set_tokens
+from advantage_tools import answer, group, learnt, set_tokens
 
 from whet.advantages import filter_overlong, group_mean, segment_weights, top_entropy, transforms
 from whet.errors import WhetError
@@ -28,10 +28,10 @@ def test_segment_weights():
     assert learnt(row) == [1.0, 1.0, 0.5, 0.5, 0.5]
 
 
-@pytest.mark.parametrize(("n", "kept"), [(4, 1), (5, 1), (6, 2), (10, 2)])
-def test_top_entropy_drops_the_floor(n, kept):
+@pytest.mark.parametrize(("share", "n", "kept"), [(0.2, 4, 1), (0.2, 5, 1), (0.2, 6, 2), (0.2, 10, 2), (0.9, 10, 9)])
+def test_top_entropy_drops_the_floor(share, n, kept):
     row = set_tokens(answer(1.0, n), advantage=[1.0] * n, entropy=[0.1 * i for i in range(n)])
-    top_entropy(0.2)([row])
+    top_entropy(share)([row])
     assert learnt(row) == [0.0] * (n - kept) + [1.0] * kept
 
 

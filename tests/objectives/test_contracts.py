@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from rows import distance, exact, gradient, loss_of, pairs, rollouts, sample, with_old
+from objective_tools import distance, exact, gradient, loss_of, pairs, rollouts, sample, with_old
 
 import whet.objectives.forward as forward_module
 from tiny import tiny_policy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from rows import distance, exact, gradient, loss_of, rollouts, sample
+from objective_tools import distance, exact, gradient, loss_of, rollouts, sample
 
 from whet.objectives import Context, nll
 from whet.records import Row

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from rows import distance, exact, gradient, loss_of, rollouts, sample, with_old
+from objective_tools import distance, exact, gradient, loss_of, rollouts, sample, with_old
 
 from whet.errors import WhetError
 from whet.objectives import Context, kl_to_reference, policy_gradient

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from rows import distance, exact, gradient, loss_of, rollouts
+from objective_tools import distance, exact, gradient, loss_of, rollouts
 
 from tiny import tiny_policy
 from whet.errors import WhetError

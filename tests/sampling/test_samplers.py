@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny import KINDS, tiny_model, tiny_policy, tiny_tokenizer
 from transformers import MambaConfig, MambaForCausalLM
 from transformers.generation import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from tiny import KINDS, tiny_model, tiny_policy, tiny_tokenizer
 from whet.errors import WhetError
 from whet.models.packing import Batch
 from whet.models.policy import Policy
@@ -50,6 +50,10 @@ def sample(policy: Policy, requests: list[Request], sampler: Sampler | None = No
 
 def new(answer: Sample) -> list[int]:
     return answer.ids[answer.prompt_length :]
+
+
+def flat(units: list[list[Any]]) -> list[Any]:
+    return [one for unit in units for one in unit]
 
 
 def never_ends(policy: Policy) -> Policy:
@@ -133,7 +137,7 @@ def test_a_longer_budget_continues_the_same_answer() -> None:
 def test_logprobs_and_entropies_are_those_of_a_full_forward(kind: str, temperature: float) -> None:
     policy = tiny_policy(kind)
     requests = [request(n, [1, 2, 3], max_new_tokens=20, temperature=temperature) for n in LENGTHS]
-    answers = [a for unit in sample(policy, requests) for a in unit]
+    answers = flat(sample(policy, requests))
     batch = Batch.of(answers)
     with torch.no_grad():
         forward = run(policy, batch, Clean(), 0, temperature)
@@ -153,7 +157,7 @@ def test_a_greedy_answer_reports_the_model_s_own_distribution() -> None:
 
 def test_mixed_precision_logprobs_follow_the_mixed_forward() -> None:
     policy = Policy(tiny_model("qwen3"), tiny_tokenizer(), mixed=True)
-    answers = [a for unit in sample(policy, [request(n, [1, 2], max_new_tokens=12) for n in (4, 9)]) for a in unit]
+    answers = flat(sample(policy, [request(n, [1, 2], max_new_tokens=12) for n in (4, 9)]))
     batch = Batch.of(answers)
     with torch.no_grad():
         forward = run(policy, batch, Clean(), 0, 1.0)
@@ -217,10 +221,7 @@ def test_chunks_keep_a_request_together_and_respect_the_memory() -> None:
     assert shapes == [(4, 9), (18, 1)]
     shapes.clear()
     parts = sample(policy, requests, NativeSampler(batch_size=6))
-    assert (
-        sorted(rows for rows, width in shapes if width == 1) == [3, 6, 6, 3]
-        or sum(rows for rows, width in shapes if width == 1) == 18
-    )
+    assert [rows for rows, width in shapes if width == 1] == [6, 6, 6]  # a request of 9 is split
     assert max(rows for rows, width in shapes) == 6
     assert [[a.ids for a in unit] for unit in parts] == [[a.ids for a in unit] for unit in whole]
     shapes.clear()
@@ -266,6 +267,8 @@ def test_first_tokens_follow_the_softmax() -> None:
     with torch.no_grad():
         expected = policy.logits(torch.tensor([prompt(5)]))[0, -1].softmax(-1).double() * 4000
     counts = torch.bincount(torch.tensor([new(a)[0] for a in answers]), minlength=len(expected)).double()
+    drift = (counts - expected).cumsum(0).abs().max()
+    assert float(drift) < 1.63 * 4000**0.5  # Kolmogorov, 1%
     rare = expected < 5
     expected = torch.cat([expected[~rare], expected[rare].sum()[None]])
     counts = torch.cat([counts[~rare], counts[rare].sum()[None]])
@@ -280,7 +283,7 @@ def test_truncation_equals_the_warpers_of_transformers() -> None:
     logits = torch.randn(len(choices), 64, generator=torch.Generator().manual_seed(0)) * 2
     logits[3, :20] = logits[3].max()  # ties at the edge of the top 5 all stay
     requests = [request(3, [i], temperature=t, top_p=p, top_k=k) for i, (t, p, k) in enumerate(choices)]
-    answers = [a for unit in answers_of(tiny_policy(), requests) for a in unit]
+    answers = flat(answers_of(tiny_policy(), requests))
     rows = torch.arange(len(choices))
     token, logprob, entropy = Draw(answers, torch.device("cpu"))(logits, rows, 0)
     for row, (temperature, top_p, top_k) in enumerate(choices):
@@ -310,7 +313,7 @@ def test_huggingface_sampler_draws_the_same_answers(kind: str) -> None:
     ]  # fmt: skip
     ours, theirs = sample(policy, requests), sample(policy, requests, HuggingFaceSampler(batch_size=5))
     assert policy.model.generation_config.repetition_penalty == 5.0
-    for a, b in zip(sum(ours, []), sum(theirs, []), strict=True):
+    for a, b in zip(flat(ours), flat(theirs), strict=True):
         assert a.segments == b.segments and a.settings == b.settings and a.rollout_id == b.rollout_id
         for name in ("sampler_logprob", "entropy"):
             torch.testing.assert_close(a.per_token[name], b.per_token[name], atol=1e-4, rtol=0)
@@ -351,7 +354,7 @@ def test_a_recurrent_model_is_sampled_by_huggingface(caplog: pytest.LogCaptureFi
     )  # fmt: skip
     policy = Policy(MambaForCausalLM(config).eval(), tiny_tokenizer())
     requests = [request(n, [1, 2], max_new_tokens=6) for n in (4, 7)]
-    answers = [a for unit in policy.sample(requests) for a in unit]
+    answers = flat(policy.sample(requests))
     assert isinstance(policy.sampler, HuggingFaceSampler) and "Hugging Face" in caplog.text
     batch = Batch.of(answers)
     with torch.no_grad():
@@ -366,7 +369,7 @@ def test_tokens_are_reported_as_they_come(sampler: Sampler) -> None:
     seen: dict[int, list[int]] = {}
     requests = [request(n, [1, 2], max_new_tokens=15) for n in (7, 3)]
     answers = sample(policy, requests, sampler, on_token=lambda i, t: seen.setdefault(i, []).append(t))
-    assert seen == {i: new(a) for i, a in enumerate(sum(answers, []))}
+    assert seen == {i: new(a) for i, a in enumerate(flat(answers))}
 
 
 def test_stream_yields_the_text_in_pieces() -> None:

@@ -66,7 +66,9 @@ def load(
         WhetError: the folder is not a model, or the device is not there.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as hf_logging
 
+    hf_logging.disable_progress_bar()
     source = resolve(model)
     folder = Path(source)
     adapter = folder / "adapter_config.json"

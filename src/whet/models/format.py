@@ -92,28 +92,33 @@ class Format:
         return [Segment("question", list(ids))]
 
     def response(
-        self, rationale: str, answer: str | None, *, end: bool = True, learn: bool = True, tags: bool = True
-    ) -> list[Segment]:
+        self, rationale: str, answer: str | None, *, end: bool = True, learn: bool = True, tags: bool = True,
+        kind: str = "rationale",
+    ) -> list[Segment]:  # fmt: skip
         """The segments of a given response: rationale (may be empty), answer, end token.
 
-        With `tags` off, `answer` is a whole response that is taken as it stands.
+        `kind` is the rationale's (`critique`, `plan` ...). With `tags` off, `answer` is a whole response that is taken as it stands.
         """
         parts: list[tuple[str, str]] = []
         if not tags:
             parts.append(("response", answer or ""))
         elif self.style == "tags":
             if rationale:
-                parts.append(("rationale", f"<think>{rationale}</think>"))
+                parts.append((kind, f"<{self._tag[kind]}>{rationale}</{self._tag[kind]}>"))
             if answer is not None:
                 parts.append(("answer", f"<answer>{answer}</answer>"))
         elif rationale:
-            parts.append(("rationale", rationale + ("\n" if answer is not None else "")))
+            parts.append((kind, rationale + ("\n" if answer is not None else "")))
             if answer is not None:
                 parts.append(("answer", f"{ANSWER_MARK} {answer}"))
         elif answer is not None:
             parts.append(("answer", answer))
         segments = [Segment(kind, self.encode(text), learn=learn) for kind, text in parts]
         return segments + ([self.eos(learn=learn)] if end else [])
+
+    def start(self) -> list[int]:
+        """What stands before a plain text: the tokenizer's leading tokens, or its end token."""
+        return list(self._bos) or [self.eos_id]
 
     def eos(self, *, learn: bool = True, sampled: bool = False) -> Segment:
         return Segment("eos", [self.eos_id], learn=learn, sampled=sampled)

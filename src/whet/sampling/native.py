@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -168,7 +168,7 @@ class _Cached:
         rows = torch.arange(len(self.prompts), device=self.prompts.device)
         logits = self._forward(self.prompts, None, (rows, -1 - self.pads), self.deepest + 1)
         if self.deepest:
-            for layer in self.cache.layers:
+            for layer in cast(list[_Layer], self.cache.layers):
                 layer.turn(self.pads)
         self.positions = self.positions[:, -1:] - self.pads[:, None]
         if len(self.source) > len(rows):
@@ -226,7 +226,8 @@ class _Layer(DynamicLayer):
         """Move what each row holds to the right by its number of pads, which come round to the left end."""
         length = self.get_seq_length()
         columns = (torch.arange(length, device=pads.device) - pads[:, None]) % length
-        for held in (self.keys, self.values):
+        for buffer in (self._key_buffer, self._value_buffer):
+            held = buffer[:, :, :length]
             held.copy_(held.gather(2, columns[:, None, :, None].expand_as(held)))
 
     def batch_select_indices(self, indices: Tensor) -> None:

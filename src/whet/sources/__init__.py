@@ -1,6 +1,7 @@
 """Sources: where rows come from."""
 
-from whet.sources.collector import Collector, Demonstrations, Documents, Scope, Stored
+from whet.sources.collector import Collector, Demonstrations, Scope, Stored
+from whet.sources.documents import Documents
 from whet.sources.gate import DropDead, Gate, groups_of
 from whet.sources.problems import Mixture, Part, Problems, Uniform
 from whet.sources.rollouts import Bootstrapped, Pairs, Preferences, Rollouts, ask, judge

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from whet.errors import WhetError
 from whet.models.policy import Policy
 from whet.records import Row, Sample
 from whet.sampling.sampler import SamplingSettings
-from whet.seeds import rng_for
-from whet.sources.problems import Mixture, Problems, epochs
+from whet.sources.problems import Problems, epochs
 from whet.tasks import Problem, Task
 
 
@@ -39,12 +38,19 @@ class Collector:
     Attributes:
         needs: what the task must provide (`demonstrations`, `verifier`, `preferences` ...).
         settings: how it samples, or None where it does not.
+        own_budget: whether `settings` hold a generation budget that was asked for; else it is the task's.
         group: samples of one problem; 1 where there are no groups.
     """
 
     needs: frozenset[str] = frozenset()
     settings: SamplingSettings | None = None
+    own_budget: bool = False
     group: int = 1
+
+    def bind(self, task: Task) -> None:
+        """Called when the stage is entered, before anything else."""
+        if self.settings is not None and not self.own_budget:
+            self.settings = replace(self.settings, max_new_tokens=task.max_answer_tokens())
 
     def prepare(self, problems: Problems, policy: Policy, scope: Scope) -> None:
         """Once, when the stage is entered, before its start weights are restored: offline data is made here."""
@@ -76,41 +82,6 @@ class Demonstrations(Collector):
         scope.remember(drawn)
         samples = [policy.format.demonstration(p, rationale=self.rationale) for p in drawn]
         return [Row({"response": trim(s, policy.max_length)}) for s in samples]
-
-
-class Documents(Collector):
-    """Pretraining documents from a Mixture: prompt and response, both learnt, in each part's style.
-
-    A part's `worked` share shows the rationale, the rest gives the answer at once; of the shown rationales a
-    `reliability` share is right and the rest are the task's corruptions, wrong answer included.
-
-    Args:
-        prompt_weight: weight of the prompt's tokens in the loss.
-    """
-
-    def __init__(self, prompt_weight: float = 0.1) -> None:
-        self.prompt_weight = prompt_weight
-
-    def rows(self, problems: Problems, n: int, policy: Policy, scope: Scope) -> list[Row]:
-        if not isinstance(problems, Mixture):
-            raise WhetError("pretraining documents come from a Mixture")
-        return [Row({"response": self._document(p, problems, policy, scope)}) for p in problems.draw(n)]
-
-    def _document(self, problem: Problem, mixture: Mixture, policy: Policy, scope: Scope) -> Sample:
-        part = mixture.part_of(problem)
-        rng = rng_for(scope.seed, "style", problem.id)
-        rationale, answer = problem.rationale, problem.answer
-        if rng.random() >= part.worked:
-            rationale = ""
-        elif rng.random() >= part.reliability:
-            wrong = part.task.corrupt(problem, rng)
-            rationale, answer = wrong.rationale, wrong.answer
-        segments = policy.format.prompt(problem) + policy.format.response(rationale, answer)
-        prompt = segments[0]
-        first, prompt.ids = prompt.ids[:1], prompt.ids[1:]  # the first token has nothing before it
-        prompt.learn, prompt.weight = self.prompt_weight > 0, self.prompt_weight
-        head = type(prompt)("start", first)
-        return trim(Sample([head, *segments], problem_id=problem.id, group_id=problem.id), policy.max_length)
 
 
 class Stored(Collector):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from whet.records import Row
@@ -16,8 +17,11 @@ def groups_of(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def is_dead(group: Sequence[Row]) -> bool:
-    """Whether all answers are right or all are wrong: no group baseline then gives a gradient."""
-    return len({row.numbers["accuracy"] for row in group}) <= 1
+    """Whether all answers are judged alike (all right, all wrong): no group baseline then gives a gradient.
+
+    Answers that could not be judged (NaN) count for nothing: they are left out of the baseline too.
+    """
+    return len({a for row in group if not math.isnan(a := row.numbers["accuracy"])}) <= 1
 
 
 class Gate:
@@ -25,9 +29,11 @@ class Gate:
 
     Attributes:
         refill: draw further problems until the batch is full again, at most `max_draws` times a step.
+        needs_group: whether it admits no group of one answer.
     """
 
     refill = False
+    needs_group = False
     max_draws = 10
 
     def admits(self, group: Sequence[Row]) -> bool:
@@ -36,6 +42,8 @@ class Gate:
 
 class DropDead(Gate):
     """Keep groups with 0 < right < G (DAPO's dynamic sampling when `refill`)."""
+
+    needs_group = True
 
     def __init__(self, refill: bool = True, max_draws: int = 10) -> None:
         self.refill = refill

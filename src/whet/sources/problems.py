@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from whet.errors import WhetError
@@ -48,7 +49,7 @@ class Uniform(Problems):
         self._task, self._seed = task, seed
         self._finite: list[Problem] | None = None
         if self.limit or "unlimited" not in task.provides():
-            self._finite = task.problems(self.split, self.limit or None)
+            self._finite = task.problems(self.split, self.limit or None, seed=seed)
             if not self._finite:
                 raise WhetError(f"task '{task.name}' has no problem in its {self.split} split")
 
@@ -76,6 +77,7 @@ class Part:
         worked: share of its documents that show the rationale; the others give the answer at once.
         reliability: share of its rationales that are right; the others are the task's corruptions.
         repeats: how often each problem is seen: the number of distinct problems is the draws divided by this.
+        form: what its documents look like; see `whet.sources.documents`.
     """
 
     task: Task
@@ -83,6 +85,7 @@ class Part:
     worked: float = 1.0
     reliability: float = 1.0
     repeats: float = 1.0
+    form: str = "solve"
 
 
 class Mixture(Problems):
@@ -127,7 +130,12 @@ def epochs(size: int, start: int, n: int, seed: int) -> list[int]:
     found: list[int] = []
     while len(found) < n:
         epoch, place = divmod(start + len(found), size)
-        order = list(range(size))
-        rng_for(seed, "epoch", epoch).shuffle(order)
-        found += order[place : place + n - len(found)]
+        found += _order(size, seed, epoch)[place : place + n - len(found)]
     return found
+
+
+@lru_cache(maxsize=4)
+def _order(size: int, seed: int, epoch: int) -> tuple[int, ...]:
+    order = list(range(size))
+    rng_for(seed, "epoch", epoch).shuffle(order)
+    return tuple(order)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -30,13 +31,12 @@ class Rollouts(Collector):
         if group < 1:
             raise WhetError(f"group must be at least 1, not {group}")
         self.group = group
-        self.settings = SamplingSettings(max_new_tokens=max_new_tokens or 1, temperature=temperature)
-        self._ask_task = max_new_tokens == 0
+        self.own_budget = max_new_tokens != 0
+        self.settings = SamplingSettings(max_new_tokens if self.own_budget else 1, temperature)
 
     def rows(self, problems: Problems, n: int, policy: Policy, scope: Scope) -> list[Row]:
         drawn = problems.draw(n)
         scope.remember(drawn)
-        self.settings = budget_of(self.settings, scope.task, self._ask_task)
         # a problem drawn twice in one step makes two groups
         answers = ask(policy, drawn, self.settings, self.group, scope.seed)
         return [
@@ -49,8 +49,8 @@ class Rollouts(Collector):
 class Pairs(Stored):
     """Preference pairs: a right and a wrong answer of the stage's entry policy to the same problem.
 
-    Dropped: problems whose answers are all right or all wrong, and repeats of a response. At most `cap` pairs a
-    problem, or easy problems would dominate.
+    Dropped: problems whose answers are all right or all wrong, and repeats of a problem or a response. At most `cap`
+    pairs a problem, or easy problems would dominate.
     """
 
     needs = frozenset({"verifier"})
@@ -61,9 +61,8 @@ class Pairs(Stored):
         self.settings = SamplingSettings(max_new_tokens=1, temperature=temperature)
 
     def build(self, problems: Problems, policy: Policy, scope: Scope) -> list[Row]:
-        drawn = problems.draw(self.n)
+        drawn = distinct(problems.draw(self.n))
         scope.remember(drawn)
-        self.settings = budget_of(self.settings, scope.task, True)
         rows: list[Row] = []
         mixed = 0
         for problem, samples in zip(
@@ -85,9 +84,8 @@ class Preferences(Collector):
     needs = frozenset({"preferences"})
 
     def rows(self, problems: Problems, n: int, policy: Policy, scope: Scope) -> list[Row]:
-        drawn = [p for p in problems.draw(n)]
         rows = []
-        for problem in drawn:
+        for problem in problems.draw(n):
             if problem.chosen is None or problem.rejected is None or problem.chosen == problem.rejected:
                 raise WhetError(f"problem '{problem.id}' needs two different responses, chosen and rejected")
             pair = {
@@ -127,9 +125,8 @@ class Bootstrapped(Stored):
         self.settings = SamplingSettings(max_new_tokens=1, temperature=temperature)
 
     def build(self, problems: Problems, policy: Policy, scope: Scope) -> list[Row]:
-        drawn = problems.draw(self.n)
+        drawn = distinct(problems.draw(self.n))
         scope.remember(drawn)
-        self.settings = budget_of(self.settings, scope.task, True)
         solved = self._solve(drawn, policy, scope, hinted=False)
         failed = [p for p in drawn if p.id not in solved] if self.rationalize else []
         rescued = self._solve(failed, policy, scope, hinted=True) if failed else {}
@@ -163,20 +160,21 @@ def hint(problem: Problem) -> str:
     return f" ({problem.answer})"
 
 
-def budget_of(settings: SamplingSettings, task: Task, ask_task: bool) -> SamplingSettings:
-    """Settings whose generation budget is the task's, where none was given."""
-    return replace(settings, max_new_tokens=task.max_answer_tokens()) if ask_task else settings
-
-
 def ask(
     policy: Policy, problems: Sequence[Problem], settings: SamplingSettings, n: int, seed: int,
     hints: Sequence[str | None] | None = None,
 ) -> list[list[Sample]]:  # fmt: skip
-    """`n` answers to each problem. An answer's seed depends on the step's seed, the problem and its number alone."""
+    """`n` answers to each problem.
+
+    An answer's seed depends on the call's seed, the problem and the answer's number alone (a problem that is asked
+    twice is answered 2n times), so that it does not matter what else is asked.
+    """
     requests = []
+    asked: Counter[str] = Counter()
     for place, problem in enumerate(problems):
         segments = policy.format.prompt(problem, hints[place] if hints else None)
-        seeds = [seed_for(seed, place, problem.id, i) for i in range(n)]
+        seeds = [seed_for(seed, problem.id, asked[problem.id] + i) for i in range(n)]
+        asked[problem.id] += n
         requests.append(Request(segments, seeds, settings, problem.id, problem.id))
     return policy.sample(requests)
 
@@ -185,6 +183,11 @@ def judge(task: Task, problem: Problem, policy: Policy, sample: Sample) -> Verdi
     """The task's verdict on a sampled answer."""
     policy.meter.verifier_calls += 1
     return task.verify(problem, policy.format.read(sample))
+
+
+def distinct(problems: Sequence[Problem]) -> list[Problem]:
+    """Each problem once: a file shorter than the draw comes round again."""
+    return list({p.id: p for p in problems}.values())
 
 
 def unique(samples: Sequence[Sample]) -> list[Sample]:

@@ -26,7 +26,7 @@ from whet.tasks.traced import (
     wrong,
 )
 
-LEVELS = {1: (5, 0), 2: (3, 1), 3: (4, 2), 4: (5, 3), 5: (6, 4)}  # boxes, changes
+LEVELS = {1: (5, 0), 2: (4, 1), 3: (4, 2), 4: (5, 3), 5: (6, 4)}  # boxes, changes
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _NAMES = """
     apple ball bell bird book bread cake card coat coin cup dish doll drum egg fan fish flag fork game glass hat key
@@ -56,11 +56,11 @@ class Boxes(Traced):
         boxes: how many boxes (3 to 9) where it is not to be the level's; circuit studies use level 1 with 5 to 7.
 
     Tests: binding of objects to boxes and keeping it through changes. Letters and objects are drawn anew each time.
-    Levels: 1 a look-up among 5 boxes; 2 three boxes and one change (a swap of two boxes or a move of one object); 3
+    Levels: 1 a look-up among 5 boxes; 2 four boxes and one change (a swap of two boxes or a move of one object); 3
     four and two; 4 five and three; 5 six and four. A box may come to hold several objects, or nothing.
     Verifier: the set of objects, in any order, each once; parts `precision` and `recall`.
-    Errors: lookup (another box is read), stale (a change is written without effect), skip (a change is left out),
-    duplicate (a moved object also stays behind).
+    Errors: lookup (another box is read), stale (a change is written without effect), half (only one of its boxes
+    changes), skip (a change is left out), copy (another box or object than the one named is taken).
     Skills: swap, move, lookup. Choices: what the boxes hold in the end; the rationale of a choice says which way each
     of its objects went (`key B > Q`). `counterfactual` makes the pairs of activation-patching studies.
     """
@@ -177,11 +177,21 @@ class Boxes(Traced):
         stale = {box: contents[box] for box in new}
         if stale != new:
             yield Slip("stale", *_tell(change, stale, state, state.change + 1))
-        if change[0] == "move":
-            source = next(iter(new))
-            yield Slip("duplicate", *_tell(change, {**new, source: contents[source]}, state, state.change + 1))
+        for box in new:
+            half = {**new, box: contents[box]}
+            if half not in (stale, new):
+                yield Slip("half", *_tell(change, half, state, state.change + 1))
+        kind, a, b = change
+        things = data["boxes"] if kind == "swap" else data["objects"]
+        miscopied = [(kind, x, b) for x in things if x not in (a, b)] + [
+            (kind, a, box) for box in contents if box not in (a, b)
+        ]
+        for other in miscopied:
+            taken = _changed(contents, other)
+            if taken is not None and not any(_is_told(_head(other), c) for c in changes[state.change :]):
+                yield Slip("copy", *_tell(other, taken, state, state.change + 1))
         skipped = self.write(data, state._replace(change=state.change + 1))
-        if skipped is not None:
+        if skipped is not None and not _is_told(skipped[0].text.partition(":")[0], change):
             yield Slip("skip", *skipped)
 
     def read(self, data: Mapping[str, Any], text: str, state: State) -> tuple[str, State]:
@@ -191,10 +201,14 @@ class Boxes(Traced):
             raise Unreadable(f"format: '{text[:40]}' has no colon")
         if head in state.contents:
             return self._read_look(data, head, told, state)
-        at = next((i for i in range(state.change, len(changes)) if _head(changes[i]) == head), None)
-        if at is None:
-            raise Unreadable(f"format: '{head[:40]}' is no change that is due")
+        at = next((i for i in range(state.change, len(changes)) if _is_told(head, changes[i])), None)
         written = _contents(told)
+        if at is None:
+            due = f"'{_head(changes[state.change])}' is due" if state.change < len(changes) else "no change is due"
+            after = State(
+                {**state.contents, **written}, state.written, min(state.change + 1, len(changes)), None, lines
+            )
+            return f"copy: {due}, not '{head[:40]}'", after
         after = State({**state.contents, **written}, state.written, at + 1, None, lines)
         if at > state.change:
             return f"skip: '{_head(changes[state.change])}' comes first", after
@@ -203,8 +217,8 @@ class Boxes(Traced):
             return "", after
         if all(sorted(state.contents.get(box, ())) == sorted(written.get(box, ())) for box in due):
             return "stale: it is written as before the change", after
-        if all({*due[box]} <= {*written.get(box, ())} for box in due):
-            return "duplicate: what moves does not stay behind", after
+        if any(sorted(state.contents[box]) == sorted(written.get(box, ())) != sorted(due[box]) for box in due):
+            return "half: only one of the two boxes is changed", after
         return f"update: it should be {_listed(due)}", after
 
     def _read_look(self, data: Mapping[str, Any], box: str, told: str, state: State) -> tuple[str, State]:
@@ -234,10 +248,10 @@ class Boxes(Traced):
         """(base, counterfactual, the answer to base if `variable` were copied over from the counterfactual).
 
         The counterfactual has other objects and the same letters in another order. It asks for the box at place j,
-        while the base asks for place i; the letter it asks for stands at place k of the base, and i, j, k differ. So what is
-        expected differs for the three variables, and from the base's own answer: `position` gives the base's object at
-        j, `object` the counterfactual's own at j, and `label` the base's at k. (arXiv 2402.14811; problems without
-        changes only.)
+        while the base asks for place i; the letter it asks for stands at place k of the base, and i, j, k differ. So
+        what is expected differs for the three variables, and from the base's own answer: `position` gives the base's
+        object at j, `object` the counterfactual's own at j, and `label` the base's at k. (arXiv 2402.14811; problems
+        without changes only.)
         """
         data = problem.data
         if data["changes"]:
@@ -274,6 +288,11 @@ def _changed(contents: Contents, change: tuple[str, str, str]) -> Contents | Non
 def _head(change: tuple[str, str, str]) -> str:
     kind, a, b = change
     return f"swap {a} {b}" if kind == "swap" else f"{a} to {b}"
+
+
+def _is_told(head: str, change: tuple[str, str, str]) -> bool:
+    kind, a, b = change
+    return head == _head(change) or (kind == "swap" and head == f"swap {b} {a}")
 
 
 def _listed(contents: Contents) -> str:

@@ -16,16 +16,14 @@ from whet.tasks.traced import (
     Traced,
     Transform,
     Unreadable,
-    carried,
     numbers_in,
     plain,
-    redressed,
+    rescaled,
     unparseable,
     wrong,
 )
 
 LEVELS = {1: (4, 9), 2: (5, 9), 3: (6, 20), 4: (7, 30), 5: (9, 99)}  # how many numbers, the largest
-SCALE = 3  # odd and positive: keeps parity, order and equality
 
 
 class State(NamedTuple):
@@ -71,7 +69,7 @@ _LINES = {
 
 
 class Lists(Traced):
-    """`above 4: 3 9 1 6` with the rationale `3 no`, `9 yes`, `1 no`, `6 yes` and the answer `9 6` (or `none`).
+    """`above 4: 3 9 1 6` with the rationale `3 no`, `9 yes`, `1 no`, `6 yes` and the answer `9 6` (or `empty`).
 
     Args:
         level: a level, or a range.
@@ -117,7 +115,7 @@ class Lists(Traced):
 
     def build(self, parameters: tuple[Any, ...], level: int) -> Problem:
         skill, numbers, arg = parameters
-        return self.word({"skill": skill, "numbers": numbers, "arg": arg, "wording": 0, "filler": 0}, level)
+        return self.word({"skill": skill, "numbers": numbers, "arg": arg, "scale": 1, "wording": 0, "filler": 0}, level)
 
     def prompt(self, data: Mapping[str, Any]) -> str:
         skill = SKILLS[data["skill"]]
@@ -230,20 +228,10 @@ class Lists(Traced):
             return None
         if SKILLS[data["skill"]].machine in ("fold", "walk") or data["skill"] == "count":
             return str(state.value)
-        return " ".join(map(str, state.kept)) or "none"
+        return " ".join(map(str, state.kept)) or "empty"
 
     def transforms(self) -> Mapping[str, tuple[Transform, Transform]]:
-        forward, inverse = redressed(self.word, lambda d: _scaled(d, up=True), lambda d: _scaled(d, up=False))
-
-        def up(problem: Problem) -> Problem:
-            factor = 1 if problem.category == "count" else SCALE
-            return carried((forward, inverse), lambda a: _times(a, Fraction(factor)))[0](problem)
-
-        def down(problem: Problem) -> Problem:
-            factor = 1 if problem.category == "count" else SCALE
-            return carried((forward, inverse), back=lambda a: _times(a, Fraction(1, factor)))[1](problem)
-
-        return {**super().transforms(), "scaling": (up, down)}
+        return {**super().transforms(), "scaling": rescaled(self.word, _scaled, lambda p: p.category != "count")}
 
 
 def _done(data: Mapping[str, Any], state: State) -> bool:
@@ -333,17 +321,9 @@ def _renamed(step: Step, text: str) -> Step:
 
 
 def _answer(text: str | None) -> list[int] | None:
-    return [] if plain(text or "").strip(" .\n").lower() == "none" else numbers_in(text)
+    return [] if plain(text or "").strip(" .\n").lower() == "empty" else numbers_in(text)
 
 
-def _scaled(data: Mapping[str, Any], *, up: bool) -> dict[str, Any]:
-    def scaled(n: int) -> int:
-        return n * SCALE if up else n // SCALE
-
-    arg = scaled(data["arg"]) if data["skill"] in ("above", "count") else data["arg"]
-    return {"numbers": tuple(map(scaled, data["numbers"])), "arg": arg}
-
-
-def _times(answer: str, factor: Fraction) -> str:
-    """The numbers of an answer times `factor`; what does not come out even stays a fraction, which no list has."""
-    return re.sub(r"[0-9]{1,12}", lambda m: str(int(m[0]) * factor), answer)
+def _scaled(data: Mapping[str, Any], factor: Fraction) -> dict[str, Any]:
+    arg = int(data["arg"] * factor) if data["skill"] in ("above", "count") else data["arg"]
+    return {"numbers": tuple(int(n * factor) for n in data["numbers"]), "arg": arg}

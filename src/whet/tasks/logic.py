@@ -12,6 +12,7 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import factorial, perm
 from typing import Any
 
@@ -261,7 +262,7 @@ def _for_choice(
 def _steps(nodes: Sequence[Node], words: Words, dead: bool) -> tuple[Step, ...]:
     """From the first node, which is given, to the last; a dead chain's end is stated."""
     steps = [Step(words.fact.format(words.say(nodes[0])), "given", "fact")]
-    for i, (a, b) in enumerate(zip(nodes, nodes[1:], strict=False)):
+    for i, (a, b) in enumerate(pairwise(nodes)):
         steps.append(
             Step(words.apply.format(words.say(a), words.say(b)), "apply", "negation" if a[1] or b[1] else "rule", (i,))
         )
@@ -272,41 +273,33 @@ def _steps(nodes: Sequence[Node], words: Words, dead: bool) -> tuple[Step, ...]:
 
 def _fault(line: str, words: Words, rules: set[tuple[Node, Node]], given: Node, held: set[Node]) -> str:
     """What is wrong with a step, or "". What it states is held from then on, so that an error fails once."""
-    literal = rf"({words.negation})?([a-z])"
-
-    def match(form: str) -> list[Node] | None:
-        found = re.fullmatch(re.escape(form).replace(r"\{\}", literal), line)
-        if not found:
-            return None
-        parts = found.groups()
-        return [(parts[i + 1], parts[i] is not None) for i in range(0, len(parts), 2)]
-
-    if stated := match(words.fact):
-        node = stated[0]
+    if read := _read(line, words.end, words):
+        (node,) = read
+        if any(a == node for a, _ in rules):
+            return f"a rule uses '{words.say(node)}'"
+        return "" if node in held else f"'{words.say(node)}' was not derived"
+    if read := _read(line, words.fact, words):
+        (node,) = read
         reason = "" if node == given else f"'{words.say(node)}' is not given"
-    elif stated := match(words.apply):
-        before, node = stated
-        there = (before, node) in rules
-        reason = (
-            "" if there and before in held else f"'{words.say(before)}' was not derived" if there else "no such rule"
-        )
-    elif stated := match(words.end):
-        node = stated[0]
-        used = any(a == node for a, _ in rules)
-        reason = (
-            f"a rule uses '{words.say(node)}'"
-            if used
-            else ""
-            if node in held
-            else f"'{words.say(node)}' was not derived"
-        )
-        return reason
+    elif read := _read(line, words.apply, words):
+        before, node = read
+        reason = "" if before in held else f"'{words.say(before)}' was not derived"
+        reason = reason if (before, node) in rules else "no such rule"
     else:
         return "not a step of this kind"
-    if not reason and node in held:
-        reason = "said before"
+    reason = reason or ("said before" if node in held else "")
     held.add(node)
     return reason
+
+
+def _read(line: str, form: str, words: Words) -> list[Node] | None:
+    """The nodes in a line of the form, such as `{}, so {}.`; None where it is of another."""
+    literal = rf"({words.negation})?([a-z])"
+    found = re.fullmatch(re.escape(form).replace(r"\{\}", literal), line)
+    if not found:
+        return None
+    parts = found.groups()
+    return [(atom, negation is not None) for negation, atom in zip(parts[::2], parts[1::2], strict=True)]
 
 
 def _chains(data: Mapping[str, Any]) -> tuple[tuple[Node, ...], ...]:

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from whet.errors import unknown
 from whet.tasks.problem import Problem, Response, Step, Verdict
-from whet.tasks.traced import Slip, Traced, Transform, Unreadable, carried, plain, redressed, unparseable, wrong
+from whet.tasks.traced import Slip, Traced, Transform, Unreadable, plain, rescaled, unparseable, wrong
 
 Style = Literal["program", "steps", "prose", "other"]
 STYLES = ("program", "steps", "prose")
@@ -28,12 +28,11 @@ VERBS = {"+": "add", "-": "take", "*": "times", "/": "over"}
 WORDS = {"+": "plus", "-": "minus", "*": "times", "/": "over"}
 SIGNS = {word: sign for sign, word in WORDS.items()}
 SKILLS = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide"}
-SCALE = 3
 BOUND = 10**12  # of a program's values
 _ASSIGNMENT = re.compile(r"t([0-9]{1,3}) ?= ?(t?[0-9]{1,9}) ?([-+*/]) ?(t?[0-9]{1,9}) ?;?")
 _LINES = {
-    "steps": re.compile(r"<s>([0-9]{1,9})([-+*/])([0-9]{1,9})=([0-9]{1,9})</s>"),
-    "prose": re.compile(r"(?:first|then) ([0-9]{1,9}) (plus|minus|times|over) ([0-9]{1,9}) is ([0-9]{1,9})\.?"),
+    "steps": re.compile(r"<s>(-?[0-9]{1,9})([-+*/])([0-9]{1,9})=(-?[0-9]{1,9})</s>"),
+    "prose": re.compile(r"(?:first|then) (-?[0-9]{1,9}) (plus|minus|times|over) ([0-9]{1,9}) is (-?[0-9]{1,9})\.?"),
 }
 
 
@@ -56,7 +55,7 @@ class Solutions(Traced):
     Levels: 1 two operations + -; 2 three with *; 3 an equation such as x*3+4=19; 4 four operations to 40; 5 an equation
     such as (x+2)*3-5=16.
     Verifier: a program is run (straight-line assignments, exact fractions, own interpreter), its last value counts and
-    the answer beside it is only noted in part `stated`; the other formats are judged by their answer. `style_of` says
+    the answer beside it, which must be there, is only noted in part `stated`; the other formats are judged by their answer. `style_of` says
     which format a text is in, whether or not it runs.
     Errors: arithmetic (not in programs), copy (a wrong number), operator, skip (an operation is left out).
     Skills: add, subtract, multiply, divide. Categories: arithmetic, algebra.
@@ -102,6 +101,7 @@ class Solutions(Traced):
             "equation": equation,
             "first": first,
             "operations": operations,
+            "scale": 1,
             "wording": 0,
             "filler": 0,
         }
@@ -133,8 +133,8 @@ class Solutions(Traced):
         from whet.tasks.verify import number
 
         text = response.rationale or response.text
-        if style_of(text) != "program":
-            return number(problem, response)
+        if style_of(text) != "program" or not (response.answer or "").strip():
+            return number(problem, response)  # no format is let off giving an answer
         gold = Fraction(problem.answer or "0")
         try:
             value = run_program(text)
@@ -200,9 +200,7 @@ class Solutions(Traced):
         return str(state.value) if done else None
 
     def transforms(self) -> Mapping[str, tuple[Transform, Transform]]:
-        scaling = redressed(self.word, lambda d: _scaled(d, up=True), lambda d: _scaled(d, up=False))
-        up, down = Fraction(SCALE), Fraction(1, SCALE)
-        return {**super().transforms(), "scaling": carried(scaling, lambda a: _times(a, up), lambda a: _times(a, down))}
+        return {**super().transforms(), "scaling": rescaled(self.word, _scaled)}
 
 
 def style_of(text: str) -> Style:
@@ -316,15 +314,6 @@ def _parsed(text: str, state: State) -> tuple[int, str, int, int | None]:
     raise Unreadable(f"format: '{text[:40]}' is a step of no style")
 
 
-def _scaled(data: Mapping[str, Any], *, up: bool) -> dict[str, Any]:
-    def scaled(n: int) -> int:
-        return n * SCALE if up else n // SCALE
-
-    operations = tuple((sign, scaled(n) if sign in "+-" else n) for sign, n in data["operations"])
-    return {"first": scaled(data["first"]), "operations": operations}
-
-
-def _times(answer: str, factor: Fraction) -> str:
-    """A number as text times `factor`; anything else stays as it is."""
-    text = answer.strip()
-    return str(int(text) * factor) if re.fullmatch(r"-?[0-9]{1,12}", text) else answer
+def _scaled(data: Mapping[str, Any], factor: Fraction) -> dict[str, Any]:
+    operations = tuple((sign, int(n * factor) if sign in "+-" else n) for sign, n in data["operations"])
+    return {"first": int(data["first"] * factor), "operations": operations}

@@ -51,6 +51,10 @@ class Task:
         """A wrong rationale whose answer the verifier rejects, with the label of its error."""
         raise WhetError(f"task '{self.name}' has no corruptor")
 
+    def statements(self, n: int, *, seed: int = 0) -> list[str]:
+        """Plain sentences that are true in the task's world, for pretraining."""
+        raise WhetError(f"task '{self.name}' has no world to make statements about")
+
     def transforms(self) -> Mapping[str, tuple[Callable[[Problem], Problem], Callable[[Problem], Problem]]]:
         """Named invertible transforms of problems as (forward, inverse): language, paraphrase, scaling, filler."""
         return {}

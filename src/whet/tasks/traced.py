@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any, ClassVar
 
 from whet.errors import WhetError
@@ -21,6 +22,7 @@ from whet.tasks.task import Procedural
 from whet.tasks.transforms import Transform, cycle
 
 FILLERS = ("", "it rains today. ", "the cat sleeps. ")
+SCALE = 3
 _SIGNS = str.maketrans({"−": "-", "–": "-", "×": "*", "·": "*", "÷": "/"})
 
 
@@ -242,3 +244,26 @@ def redressed(
         return replace(made, id=problem.id, task=problem.task)
 
     return (lambda problem: go(problem, forward)), (lambda problem: go(problem, inverse))
+
+
+def rescaled(
+    word: Callable[[Mapping[str, Any], int], Problem],
+    change: Callable[[Mapping[str, Any], Fraction], Mapping[str, Any]],
+    scales: Callable[[Problem], bool] = lambda problem: True,
+) -> tuple[Transform, Transform]:
+    """Scaling by three and back (`data["scale"]`), which keeps parity, order and equality; the move undoes itself.
+
+    `change(data, factor)` scales a problem's numbers, and the numbers of an answer are scaled where
+    `scales(problem)`. In an answer that does not come out even a fraction is left, so a wrong one stays wrong.
+    """
+
+    def move(problem: Problem) -> Problem:
+        back = problem.data["scale"] != 1
+        factor = Fraction(1, SCALE) if back else Fraction(SCALE)
+        data = {**problem.data, **change(problem.data, factor), "scale": 1 if back else SCALE}
+        answer = problem.answer
+        if answer is not None and scales(problem):
+            answer = re.sub(r"[0-9]{1,12}", lambda m: str(int(m[0]) * factor), answer)
+        return replace(word(data, problem.level), id=problem.id, task=problem.task, answer=answer)
+
+    return move, move

@@ -11,6 +11,7 @@ from whet.errors import WhetError
 from whet.models.packing import Batch, sample_batches
 from whet.models.policy import Policy
 from whet.objectives.forward import run
+from whet.objectives.value import values
 from whet.objectives.views import Clean
 from whet.records import Row, Sample
 from whet.rewards import Attempt, Reward, total
@@ -71,7 +72,7 @@ def prepare(
             if "old_logprob" in wants:
                 batch.scatter("old_logprob", forward.logprobs)
             if "old_value" in wants:
-                batch.scatter("old_value", policy.modules["value"](forward.hidden)[:, 0])
+                batch.scatter("old_value", values(forward))
     if "reference_logprob" in wants:
         reference = policies["reference"]
         missing = [s for s in samples if "reference_logprob" not in s.per_token]
