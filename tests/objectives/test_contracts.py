@@ -203,7 +203,7 @@ def test_what_is_missing_is_named(policy):
 def test_objective_algebra():
     objective = 2 * (nll() + 0.5 * dpo()) + 0.0 * forward_kl()
     assert [(w, t.name) for w, t in objective.terms] == [(2.0, "nll"), (1.0, "dpo")]
-    assert objective.needs == {"reference"}
+    assert objective.needs == {"reference_logprob"}
     assert objective.couples == "row"
     assert objective.roles == {"response", "chosen", "rejected"}
     assert as_objective(nll()).needs == frozenset()

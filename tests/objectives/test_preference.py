@@ -128,7 +128,7 @@ def test_reference_free_losses_ask_for_no_reference(policies):
     for term in (dpo("simpo"), dpo("orpo"), dpo(reference_free=True)):
         assert term.needs == frozenset()
         assert loss_of(term, pairs(), policies["policy"]).isfinite()
-    assert dpo().needs == {"reference"}
+    assert dpo().needs == {"reference_logprob"}
 
 
 def test_pair_weights_multiply_and_never_divide(policies):

@@ -390,3 +390,13 @@ def test_no_answers() -> None:
     for sampler in (NativeSampler(), HuggingFaceSampler()):
         assert sample(policy, [], sampler) == []
         assert [len(u) for u in sample(policy, [request(3, []), request(3, [1])], sampler)] == [0, 1]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("sampler", [NativeSampler(), HuggingFaceSampler()], ids=["native", "huggingface"])
+def test_a_diverged_model_is_refused(sampler: Sampler, temperature: float) -> None:
+    policy = tiny_policy()
+    with torch.no_grad():
+        policy.model.model.norm.weight.fill_(torch.nan)
+    with pytest.raises(WhetError, match="problem 'p3': its weights have diverged"):
+        sample(policy, [request(3, [1, 2], max_new_tokens=4, temperature=temperature)], sampler)

@@ -64,7 +64,7 @@ class KLToReference(Term):
     normalise: str = "sequence"
     role: str = "response"
     name: str = "kl"
-    needs = frozenset({"reference"})
+    needs = frozenset({"reference_logprob"})
 
     def __post_init__(self) -> None:
         self.roles = (self.role,)

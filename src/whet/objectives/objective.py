@@ -54,7 +54,8 @@ class Term:
         normalise: one of the names above.
         couples: what must stay in one micro-batch: `token`, `sequence` and `row` nothing beyond a row, `group` the rows
             of a group, `batch` everything.
-        needs: what must be prepared: `reference` (a frozen model), `reference_logprob`, `old_logprob`, `old_value`.
+        needs: what must be prepared: `reference` (a frozen model), or written into `per_token`: `reference_logprob`,
+            `old_logprob`, `old_value`.
         scope: `rows` (each micro-batch) or `parameters` (once an optimizer step, without rows).
     """
 

@@ -14,6 +14,7 @@ equals `token`. The sampler's own log-probs enter only the mismatch log and its 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,7 @@ from whet.errors import WhetError, unknown
 from whet.objectives.divergence import LOG_LIMIT, log_ratio
 from whet.objectives.forward import Context, Forward
 from whet.objectives.objective import Term
+from whet.records import Row
 
 CLIPS = {"token": (0.2, 0.2), "sequence": (3e-4, 4e-4)}
 RATIOS = ("token", "sequence", "cispo", "none")
@@ -88,6 +90,11 @@ class PolicyGradient(Term):
             raise WhetError("policy_gradient: bounds belong to correction=mask")
         if self.dual_clip is not None and self.dual_clip <= 1 + (self.clip or CLIPS[self.ratio])[1]:
             raise WhetError(f"policy_gradient: dual_clip={self.dual_clip:g} must be above 1 + the upper clip")
+
+    def active(self, rows: Sequence[Row]) -> bool:
+        """Not where every advantage is zero: all groups were dead."""
+        samples = [s for row in rows for s in row.get(self.role)]
+        return any(bool((s.per_token["advantage"] * s.learn_mask).any()) for s in samples)
 
     def total(self, ctx: Context) -> Tensor:
         forward = ctx.forward(self.role)

@@ -146,7 +146,7 @@ class Preference(Term):
         variant.loss(Scores(*torch.zeros(4, 1)), **self.settings)  # refuses settings out of range now, not in step 1
         self.scores = scores or variant.scores
         self.reference = variant.reference and not reference_free
-        self.needs = frozenset({"reference"}) if self.reference else frozenset()
+        self.needs = frozenset({"reference_logprob"}) if self.reference else frozenset()
 
     def total(self, ctx: Context) -> Tensor:
         scores = self._scores(ctx)

@@ -48,6 +48,11 @@ class Answer:
         Args:
             logprobs, entropy: one value for each of `ids`.
         """
+        if not bool(logprobs.isfinite().all()):
+            raise WhetError(
+                f"the model gave logits that are not finite while it answered problem '{self.request.problem_id}': "
+                "its weights have diverged; start from an earlier checkpoint, with a smaller learning rate"
+            )
         per_token = {}
         for name, drawn in (("sampler_logprob", logprobs), ("entropy", entropy)):
             full = torch.zeros(len(self.prompt) + len(ids))
@@ -139,7 +144,8 @@ class Draw:
         if self.any_hot:
             cumulative = probs.cumsum(-1, dtype=torch.float64)
             point = self.uniforms[rows, step, None] * cumulative[:, -1:]
-            token = torch.searchsorted(cumulative, point, right=True)[:, 0]
+            # clamped for logits that are not finite, which `Answer.sample` refuses
+            token = torch.searchsorted(cumulative, point, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
             if self.any_greedy:
                 token = torch.where(self.greedy[rows], logits.argmax(-1), token)
         else:

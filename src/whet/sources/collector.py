@@ -40,12 +40,24 @@ class Collector:
         settings: how it samples, or None where it does not.
         own_budget: whether `settings` hold a generation budget that was asked for; else it is the task's.
         group: samples of one problem; 1 where there are no groups.
+        counts: what `prepare` made and dropped, for the log.
     """
 
     needs: frozenset[str] = frozenset()
     settings: SamplingSettings | None = None
     own_budget: bool = False
     group: int = 1
+    counts: Mapping[str, int] = {}
+
+    @property
+    def temperature(self) -> float:
+        """The one temperature of old, new and reference log-probs: that of sampling, or 1."""
+        return self.settings.temperature or 1.0 if self.settings else 1.0
+
+    @property
+    def budget(self) -> int:
+        """Most tokens of a sampled answer; 0 where nothing is sampled."""
+        return self.settings.max_new_tokens if self.settings else 0
 
     def bind(self, task: Task) -> None:
         """Called when the stage is entered, before anything else."""
@@ -91,7 +103,7 @@ class Stored(Collector):
         self.stored: list[Row] = []
         self.cursor = 0
         self.seed = 0
-        self.counts: dict[str, int] = {}
+        self.counts = {}
 
     def build(self, problems: Problems, policy: Policy, scope: Scope) -> list[Row]:
         """All rows; fill `self.counts` with what was kept and what each filter dropped."""

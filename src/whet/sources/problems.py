@@ -76,7 +76,8 @@ class Part:
         share: its share of the draws, relative to the others.
         worked: share of its documents that show the rationale; the others give the answer at once.
         reliability: share of its rationales that are right; the others are the task's corruptions.
-        repeats: how often each problem is seen: the number of distinct problems is the draws divided by this.
+        repeats: how often each problem is seen: its distinct problems are its draws divided by this (a file's are those
+            that it has, however long the run).
         form: what its documents look like; see `whet.sources.documents`.
     """
 
@@ -96,11 +97,17 @@ class Mixture(Problems):
             raise WhetError("a mixture needs at least one part")
         self.parts = list(parts)
         self.split: Split = split
+        self._shares = [p.share for p in self.parts]
         self.cursor = 0
-        self._seed = 0
 
     def bind(self, task: Task, seed: int) -> None:
         self._seed = seed
+        self._pools: list[list[Problem]] = []  # of the parts that end
+        for part in self.parts:
+            have = part.task.provides()
+            if part.reliability < 1 and "corruptions" not in have:
+                raise WhetError(f"mixture: task '{part.task.name}' writes no wrong rationales; leave reliability at 1")
+            self._pools.append([] if "unlimited" in have else part.task.problems(self.split, seed=seed))
 
     def draw(self, n: int) -> list[Problem]:
         start, self.cursor = self.cursor, self.cursor + n
@@ -108,11 +115,16 @@ class Mixture(Problems):
 
     def _one(self, i: int) -> Problem:
         rng = rng_for(self._seed, "mixture", i)
-        part = rng.choices(self.parts, [p.share for p in self.parts])[0]
-        # the i-th draw, folded so that a pool of problems is revisited `repeats` times on average
-        index = i if part.repeats <= 1 else rng.randrange(max(1, int((i + 1) / part.repeats)) + 1)
-        problem = part.task.problems(self.split, 1, seed=self._seed, start=index)[0]
-        return replace(problem, id=f"{self.parts.index(part)}/{i}/{problem.id}")
+        place = rng.choices(range(len(self.parts)), self._shares)[0]
+        part, pool = self.parts[place], self._pools[place]
+        # the i-th draw of the mixture, folded so that the part's problems are revisited `repeats` times on average
+        drawn = (i + 1) * part.share / sum(self._shares)
+        index = i if part.repeats <= 1 else rng.randrange(max(1, round(drawn / part.repeats)))
+        if pool:
+            problem = pool[index % len(pool)]
+        else:
+            (problem,) = part.task.problems(self.split, 1, seed=self._seed, start=index)
+        return replace(problem, id=f"{place}/{i}/{problem.id}")
 
     def part_of(self, problem: Problem) -> Part:
         """The part that a drawn problem came from."""

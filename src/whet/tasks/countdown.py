@@ -319,7 +319,9 @@ def _with_dead_ends(
         for a, sign, b in path[:depth]:
             left.remove(a)
             left.remove(b)
-            left.append(_result(a, sign, b) or a + b)
+            result = _result(a, sign, b)
+            assert result is not None, "a gold move has a result"
+            left.append(result)
         wandered = _wander(left, signs, rng)
         if wandered is None:
             continue

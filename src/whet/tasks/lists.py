@@ -130,7 +130,9 @@ class Lists(Traced):
 
     def verify(self, problem: Problem, response: Response) -> Verdict:
         given, gold = _answer(response.answer), _answer(problem.answer)
-        if given is None or gold is None:
+        if gold is None:
+            return Verdict(float("nan"), "error", {}, f"the gold answer '{problem.answer}' is no list of numbers")
+        if given is None:
             return unparseable("no list of numbers")
         longest = max(len(given), len(gold))
         hits = sum(a == b for a, b in zip(given, gold, strict=False))

@@ -55,8 +55,8 @@ class Solutions(Traced):
     Levels: 1 two operations + -; 2 three with *; 3 an equation such as x*3+4=19; 4 four operations to 40; 5 an equation
     such as (x+2)*3-5=16.
     Verifier: a program is run (straight-line assignments, exact fractions, own interpreter), its last value counts and
-    the answer beside it, which must be there, is only noted in part `stated`; the other formats are judged by their answer. `style_of` says
-    which format a text is in, whether or not it runs.
+    the answer beside it, which must be there, is only noted in part `stated`; the other formats are judged by their
+    answer. `style_of` says which format a text is in, whether or not it runs.
     Errors: arithmetic (not in programs), copy (a wrong number), operator, skip (an operation is left out).
     Skills: add, subtract, multiply, divide. Categories: arithmetic, algebra.
     """

@@ -1,7 +1,7 @@
 """Checkpoints: atomic folders of safetensors and plain data.
 
 A checkpoint is written beside its place and renamed into it, so that a folder with its name is whole; what a crash left
-half-written has another name and is swept away. Loading takes tensors and plain values only, never pickled objects.
+half-written or half-removed has another name and is swept away. Loading takes tensors and plain values only, never pickled objects.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 from whet.errors import WhetError
 
 PREFIX = "step-"
+RETIRED = ".retired-"
 
 
 def save(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int = 2) -> Path:
@@ -38,20 +39,28 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[
     for file in draft.iterdir():
         _sync(file)
     if final.exists():
-        shutil.rmtree(final)
+        final.rename(folder / f"{RETIRED}{final.name}")  # `found` puts it back if the next line is never reached
     draft.rename(final)
     _sync(folder)
     for old in found(folder)[:-keep]:
-        shutil.rmtree(old)
+        old.rename(folder / f"{RETIRED}{old.name}")
+        shutil.rmtree(folder / f"{RETIRED}{old.name}")
     return final
 
 
 def found(folder: Path) -> list[Path]:
-    """Whole checkpoints, oldest first; drafts of a crashed process are removed."""
+    """Whole checkpoints, oldest first; what a crashed process left behind is removed."""
     if not folder.exists():
         return []
+    newest = max((p.name for p in folder.glob(f"{PREFIX}*")), default="")
+    for retired in folder.glob(f"{RETIRED}*"):
+        name = retired.name.removeprefix(RETIRED)
+        if name > newest:  # it was to be replaced and was not
+            retired.rename(folder / name)
+        else:
+            shutil.rmtree(retired)
     for draft in folder.glob(".draft-*"):
-        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(draft)
     return sorted(p for p in folder.glob(f"{PREFIX}*") if p.is_dir())
 
 

@@ -10,7 +10,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -50,7 +50,7 @@ class Options:
         token_budget: padded tokens in a micro-batch.
         eval_every: steps between evaluations on validation; 0 is never.
         patience: evaluations without a new best before stopping; 0 is never.
-        save_every: steps between checkpoints; 0 saves at the end of stages only.
+        save_every: steps between checkpoints; 0 saves only at the end, or when told to stop.
         keep: which weights the run ends with: the `best` on validation or the `last`.
         stop: asked after each step; True saves and ends the run early (a signal, a spent budget).
     """
@@ -73,9 +73,13 @@ class Progress:
     total: int = 0  # over all stages
     best: float = float("-inf")
     best_step: int = -1
-    stale: int = 0
+    stale: int = 0  # evaluations since the best one
     finished: bool = False
-    stopped_early: bool = field(default=False)
+    stopped_early: bool = False
+
+    @property
+    def over(self) -> bool:
+        return self.finished or self.stopped_early
 
 
 class Fit:
@@ -108,6 +112,7 @@ class Fit:
         self._base: dict[str, Tensor] = {}
         self._best: dict[str, Tensor] = {}
         self._attached: Weights | None = None
+        self._same_weights = len({id(self._stage_weights(s)) for s in self.stages}) == 1
         for stage in self.stages:
             stage.check()
 
@@ -121,13 +126,16 @@ class Fit:
         if state is None and self.evaluate and self.options.eval_every:
             self._evaluate()
         start = self.progress.stage
+        for earlier in self.stages[:start]:  # a resumed run has the adapters and modules of the stages before
+            self._attach(earlier)
+            self._add_modules(earlier)
         for index in range(start, len(self.stages)):
             self._enter(index, state if index == start else None)
-            if not self._run_stage(self.stages[index]):
+            if self.progress.over or not self._run_stage(self.stages[index]):
                 break
         else:
             self.progress.finished = True
-        if self.progress.finished or self.progress.stopped_early:
+        if self.progress.over:
             self._end()
         return self.progress
 
@@ -167,15 +175,15 @@ class Fit:
         stage, options = self.stages[index], self.options
         self.scope = Scope(self.task, seed_for(options.seed, "stage", index))
         self._attach(stage)
+        self._add_modules(stage)
         stage.problems.bind(self.task, seed_for(options.seed, "problems"))
-        for name, make in stage.modules.items():
-            if name not in self.policy.modules:
-                torch.manual_seed(seed_for(options.seed, "module", name))
-                self.policy.modules[name] = make(self.policy).to(self.policy.device, self.policy.dtype)
+        stage.collect.bind(self.task)
         if state is None:
             self.progress.stage, self.progress.step = index, 0
             self.policy.model.eval()
+            began = time.perf_counter()
             stage.collect.prepare(stage.problems, self.policy, self.scope)
+            self.policy.meter.seconds += time.perf_counter() - began
             if stage.start == "base":
                 self._write_weights(self._base)
         self._make_reference(index, stage, fresh=state is None)
@@ -183,19 +191,21 @@ class Fit:
         weights.at_stage_start(self.policy)
         if state is not None:
             self._write_weights(state["weights"])
-        settings = stage.collect.settings
         self.learners = [
             Learner(
                 update, self.policies, weights, steps=stage.steps * update.steps, token_budget=options.token_budget,
-                temperature=settings.temperature if settings and settings.temperature > 0 else 1.0,
-                budget=settings.max_new_tokens if settings else 0,
+                temperature=stage.collect.temperature, budget=stage.collect.budget,
             )
             for update in stage.updates
         ]  # fmt: skip
         if state is not None:
             self._load_parts(stage, state["parts"])
+        made = stage.collect.counts
+        if made and state is None and self.folder:
+            counts = {f"collected/{what}": n for what, n in made.items()}
+            self.folder.append_metrics({"step": self.progress.total, "stage": stage.name, **counts})
         if self.observer:
-            self.observer.stage(index, stage, stage.describe())
+            self.observer.stage(index, stage, [*stage.describe(), *(f"  {what}: {n}" for what, n in made.items())])
 
     def _attach(self, stage: Stage) -> None:
         weights = self._stage_weights(stage)
@@ -203,13 +213,19 @@ class Fit:
             weights.attach(self.policy, self.options.seed)
             self._attached = weights
 
+    def _add_modules(self, stage: Stage) -> None:
+        for name, make in stage.modules.items():
+            if name not in self.policy.modules:
+                torch.manual_seed(seed_for(self.options.seed, "module", name))
+                self.policy.modules[name] = make(self.policy).to(self.policy.device)
+
     def _make_reference(self, index: int, stage: Stage, *, fresh: bool) -> None:
         """A frozen model of the stage's start or of the run's base; with new adapters, the policy without them."""
         self.policies.pop("reference", None)
         if not stage.wants() & {"reference", "reference_logprob"}:
             return
         at_base = index == 0 or stage.start == "base" or stage.reference == "base"
-        if at_base and self.policy.peft is not None and self.policy.fresh_adapters:
+        if at_base and self.policy.peft is not None and self.policy.fresh_adapters and self._same_weights:
             self.policies["reference"] = self.policy
             return
         stored = self.folder and self.folder.path / "snapshots" / f"stage-{index}.safetensors"
@@ -246,8 +262,6 @@ class Fit:
         """All rows seen and the rows admitted; a refilling gate draws until `batch` groups are admitted."""
         seen: list[Row] = []
         admitted: list[list[Row]] = []
-        settings = stage.collect.settings
-        temperature = settings.temperature if settings and settings.temperature > 0 else 1.0
         wants = stage.wants()
         for draw in range(stage.gate.max_draws if stage.gate.refill else 1):
             self.scope.seed = seed_for(seed, "draw", draw)
@@ -259,7 +273,7 @@ class Fit:
             with timed(clock, "score"):
                 if stage.reward is not None:
                     score(rows, stage.reward, self.policy, self.scope)
-                prepare(rows, wants, self.policies, temperature, self.options.token_budget)
+                prepare(rows, wants, self.policies, stage.collect.temperature, self.options.token_budget)
                 if stage.advantage is not None:
                     stage.advantage(rows)
             stage.problems.observe(rows)
@@ -358,21 +372,27 @@ class Fit:
 
     # -- weights ----------------------------------------------------------------------------------------------------
     def _copy_weights(self) -> dict[str, Tensor]:
-        """Copies of everything that may move, by name (tied weights once)."""
-        return {n: p.detach().cpu().clone() for n, p in self.policy.trainable_parameters().items()}
+        """Copies of everything that moves in any stage, by name (tied weights once)."""
+        moving = self.policy.trainable_parameters() if self._same_weights else dict(self.policy.named_parameters())
+        return {own_name(n): p.detach().cpu().clone() for n, p in moving.items()}
 
     @torch.no_grad()
     def _write_weights(self, weights: Mapping[str, Tensor]) -> None:
-        own = dict(self.policy.named_parameters())
+        own = {own_name(n): p for n, p in self.policy.named_parameters()}
         for name, value in weights.items():
             own[name].copy_(value)
+
+
+def own_name(name: str) -> str:
+    """A parameter's name whether or not adapters have been put around its layer since."""
+    return name.replace(".base_layer.", ".")
 
 
 def frozen_copy(policy: Policy, weights: Mapping[str, Tensor]) -> Policy:
     """A copy of the policy with the given weights, that neither trains nor samples."""
     copied = copy.copy(policy)
     copied.model, copied.peft = copy.deepcopy(policy.model), None
-    own = dict(copied.model.named_parameters())
+    own = {own_name(n): p for n, p in copied.model.named_parameters()}
     with torch.no_grad():
         for name, value in weights.items():
             if name in own:

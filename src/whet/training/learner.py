@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -83,15 +84,16 @@ class Learner:
         self._backward(objective.total(ctx, scope="parameters"), losses, where, [])
         learnt = sum(s.count_learnt() for row in rows for role in objective.roles for s in row.get(role))
         self.policy.meter.learnt_tokens += learnt
-        means = {name: float(torch.cat(values).mean()) for name, values in logs.items()}
-        return {**{f"loss/{k}": v for k, v in losses.items()}, **means, "learnt_tokens": float(learnt)}
+        logged = {name: _reduce(name, torch.cat(values)) for name, values in logs.items()}
+        return {**{f"loss/{k}": v for k, v in losses.items()}, **logged, "learnt_tokens": float(learnt)}
 
     def _backward(
         self, parts: Mapping[str, tuple[Tensor, float]], losses: dict[str, float], where: str, rows: Sequence[Row]
     ) -> None:
-        if not parts:
+        # a term that counts nothing has nothing to learn here, beside another one that has
+        scaled = {name: total / number for name, (total, number) in parts.items() if number}
+        if not scaled:
             return
-        scaled = {name: total / number for name, (total, number) in parts.items()}
         for name, value in scaled.items():
             if not torch.isfinite(value):
                 ids = ", ".join(dict.fromkeys(row.problem_id for row in rows)) or "parameters"
@@ -116,6 +118,11 @@ class Learner:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.optimizer.load_state_dict(dict(state["optimizer"]))
         self.taken, self.skipped = int(state["taken"]), int(state["skipped"])
+
+
+def _reduce(name: str, values: Tensor) -> float:
+    """The mean of what a term logged; the maximum where its name says so."""
+    return float(values.max() if name.endswith("_max") else values.mean()) if len(values) else math.nan
 
 
 def _coupling(couples: str) -> Callable[[Row], object] | None:

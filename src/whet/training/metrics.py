@@ -18,9 +18,9 @@ def of_rows(seen: Sequence[Row], admitted: Sequence[Row]) -> dict[str, float]:
     groups = groups_of(seen)
     found["answers"] = float(len(seen))
     found["admitted"] = len(admitted) / max(1, len(seen))
-    found["dead_groups"] = sum(map(is_dead, groups)) / max(1, len(groups))
-    for label, right in (("tokens_right", True), ("tokens_wrong", False)):
-        found[label] = _mean(r.numbers["tokens"] for r in seen if (r.numbers["accuracy"] == 1.0) is right)
+    found["dead_groups"] = _mean(float(is_dead(g)) for g in groups if len(g) > 1)
+    found["tokens_right"] = _mean(r.numbers["tokens"] for r in seen if r.numbers["accuracy"] == 1.0)
+    found["tokens_wrong"] = _mean(r.numbers["tokens"] for r in seen if r.numbers["accuracy"] < 1.0)
     sampled = [row["response"] for row in seen if "entropy" in row["response"].per_token]
     if sampled:
         total = sum(float(s.per_token["entropy"].sum()) for s in sampled)

@@ -135,6 +135,9 @@ class Stage:
             if self.advantage.needs_group and self.collect.group < 2:
                 raise WhetError(f"stage '{self.name}': a group of one has no baseline; use group=2 or more, or an "
                                 "advantage without a group (advantage=reinforce++)")  # fmt: skip
+        if self.gate.needs_group and self.collect.group < 2:
+            raise WhetError(f"stage '{self.name}': every group of one is all right or all wrong, so that dynamic "
+                            "sampling would drop everything; use group=2 or more, or dynamic=false")  # fmt: skip
         for update in self.updates:
             if update.rows != "rows" and update.rows not in self.buffers:
                 raise WhetError(f"stage '{self.name}': an update learns from '{update.rows}', which is no buffer")
