@@ -68,4 +68,8 @@ class RunConfig(BaseModel):
     def dump(self, record: dict[str, Any]) -> str:
         """The text of a `run.yaml`."""
         values = {k: v for k, v in self.model_dump().items() if v is not None}
-        return yaml.safe_dump({**values, "record": record}, sort_keys=False, allow_unicode=True)
+        try:
+            return yaml.safe_dump({**values, "record": record}, sort_keys=False, allow_unicode=True)
+        except yaml.representer.RepresenterError as problem:
+            raise WhetError(f"a run with an output folder must be described by plain values, so that it can be run "
+                            f"again: {problem.args[-1]!r} is none; register a recipe that makes it") from None  # fmt: skip

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from whet.config import RunConfig
-from whet.errors import WhetError
+from whet.errors import WhetError, unknown
 from whet.evaluation.evaluate import Evaluator, Plan, sample_rows
 from whet.models import base
 from whet.models.policy import Policy
@@ -82,6 +82,9 @@ def run(
     """
     entry = get_recipe(recipe)
     known = RunConfig.model_fields
+    for name in settings:
+        if name not in known and name not in entry.arguments:
+            raise unknown(f"argument of recipe '{entry.name}'", name, [*entry.arguments, *known])
     own = {k: v for k, v in settings.items() if k in known and k not in entry.arguments}
     arguments = {k: v for k, v in settings.items() if k not in own}
     both = {"recipe": entry.name, "arguments": {**arguments, **own.pop("arguments", {})}, **own}
@@ -90,13 +93,19 @@ def run(
     return Run(config, out=out, task=task if isinstance(task, Task) else None, watcher=watcher, stop=stop).go()
 
 
-def resume(out: str | Path, *, watcher: Watcher | None = None, stop: Callable[[], bool] | None = None) -> Result:
-    """Go on with the run in a folder, from its newest checkpoint; the end is the same, bit for bit."""
+def resume(
+    out: str | Path, *, task: Task | None = None, watcher: Watcher | None = None, stop: Callable[[], bool] | None = None
+) -> Result:
+    """Go on with the run in a folder, from its newest checkpoint; the end is the same, bit for bit.
+
+    Args:
+        task: the Task object that the run was given, where its name alone does not make it.
+    """
     folder = RunFolder.open(out)
     config, record = RunConfig.read(folder.config)
     if folder.summary.exists():
         raise WhetError(f"the run in '{out}' is finished; its model is in {folder.model}")
-    return Run(config, out=out, watcher=watcher, stop=stop, record=record).go()
+    return Run(config, out=out, task=task, watcher=watcher, stop=stop, record=record).go()
 
 
 class Run:
@@ -110,26 +119,29 @@ class Run:
         self.config = config
         self.watcher = watcher
         self.resumed = record is not None
-        set_threads(config.threads)
-        entry = get_recipe(config.recipe)
-        self.recipe = entry(**config.arguments)
+        record = record or {}
+        set_threads(config.threads or int(record.get("threads", 0)))
+        self.recipe = get_recipe(config.recipe)(**config.arguments)
         files = {"verifier": config.verifier, "validation": config.validation, "test": config.test}
         self.task = task or get_task(config.task, **files)
         self.recipe.check(self.task)
+        check_splits(self.task, evaluates=config.eval_every > 0)
         check_gold(self.task)
         self.weights = get_weights(config.weights)
         self.plan = self._plan()
         self.evaluator = Evaluator(self.task, self.plan)
         self.policy = base.load(config.model, device=config.device, dtype=config.dtype)
         self.hash = base.weights_hash(self.policy.model)
-        if record is not None and record.get("model_hash") != self.hash:
-            raise WhetError(f"model '{self.policy.name}' has changed since this run began; it cannot be resumed")
+        for what, name, now in (("model_hash", self.policy.name, self.hash), ("data_hash", self.task.spec(), self._data())):
+            if self.resumed and record.get(what) != now:
+                raise WhetError(f"'{name}' has changed since this run began; it cannot be resumed")
         if config.activation_checkpointing:
             self.policy.checkpointing = True
             self.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+        asked = config.dump(self._record()) if out is not None else ""
         self.folder = None if out is None else RunFolder.open(out) if self.resumed else RunFolder.create(out)
         if self.folder and not self.resumed:
-            write_atomic(self.folder.config, config.dump(self._record()))
+            write_atomic(self.folder.config, asked)
         self.stop = stop
 
     def go(self) -> Result:
@@ -171,6 +183,8 @@ class Run:
         kept = self.folder and self.folder.path / "before.json"
         if kept and kept.exists():
             return json.loads(kept.read_text())
+        if self.folder:
+            self.folder.rewind({"samples.jsonl": 0})  # of an evaluation that was cut off
         test, others = self._measure("before")
         found = {"test": test, "others": others}
         if kept:
@@ -191,15 +205,25 @@ class Run:
         kept = tuple(o for o in others if o.partition(":")[0] != self.task.name)
         return Plan(config.test_n, config.k, config.validation_n, kept, config.others_n)
 
+    def _data(self) -> str:
+        """What the task's problems are a function of: a file's hash, or a generator's name and version."""
+        return getattr(self.task, "fingerprint", None) or f"{self.task.name}/{self.task.version}"
+
     def _record(self) -> dict[str, Any]:
         packages = ("whet", "torch", "transformers", "tokenizers", "peft", "safetensors")
         return {
             "started": time.strftime("%Y-%m-%dT%H:%M:%S"),
             "versions": {"python": platform.python_version(), **{p: _version(p) for p in packages}},
             "model_hash": self.hash,
-            "data_hash": getattr(self.task, "fingerprint", None) or f"{self.task.name}/{self.task.version}",
+            "data_hash": self._data(),
             "threads": torch.get_num_threads(),
         }
+
+
+def check_splits(task: Task, *, evaluates: bool) -> None:
+    """Refuse a task that has no problem in a split that will be asked for."""
+    for split in ("train", "validation", "test") if evaluates else ("train", "test"):
+        task.problems(split, 1)
 
 
 def check_gold(task: Task, n: int = 64) -> None:

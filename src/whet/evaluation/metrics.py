@@ -22,16 +22,14 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean over problems with a normal 95 % interval (the problems are the independent unit)."""
+def mean_interval(values: Sequence[float]) -> dict[str, float | int]:
+    """Mean of shares in [0, 1] with a normal 95 % interval; the problems are the independent unit."""
     n = len(values)
-    if n == 0:
-        return math.nan, math.nan, math.nan
-    mean = sum(values) / n
-    if n == 1:
-        return mean, mean, mean
+    mean = sum(values) / n if n else math.nan
+    if n < 2:
+        return {"value": mean, "low": 0.0, "high": 1.0, "n": n}
     half = Z * math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
-    return mean, mean - half, mean + half
+    return {"value": mean, "low": max(0.0, mean - half), "high": min(1.0, mean + half), "n": n}
 
 
 def correct(cell: Cell) -> bool:
@@ -90,12 +88,8 @@ def summary(greedy: Matrix, sampled: Matrix | None, samples: int = 4) -> dict[st
         found["failed"] = failed / len(cells)
     if sampled is not None and sampled.n:
         k = sampled.k
-        rows = [known(row) for row in sampled.cells]
-        means = [sum(map(correct, r[:samples])) / len(r[:samples]) for r in rows if r]
-        value, low, high = mean_interval(means)
-        found["sampled_accuracy"] = {"value": value, "low": low, "high": high, "n": len(means)}
-        estimates = [pass_at_k(len(r), sum(map(correct, r)), min(k, len(r))) for r in rows if r]
-        value, low, high = mean_interval(estimates)
-        found[f"pass@{k}"] = {"value": value, "low": low, "high": high, "n": len(estimates)}
-        found[f"majority@{k}"] = sum(map(majority, sampled.cells)) / sampled.n
+        rows = [judged for row in sampled.cells if (judged := known(row))]
+        found["sampled_accuracy"] = mean_interval([sum(map(correct, r[:samples])) / len(r[:samples]) for r in rows])
+        found[f"pass@{k}"] = mean_interval([pass_at_k(len(r), sum(map(correct, r)), min(k, len(r))) for r in rows])
+        found[f"majority@{k}"] = mean_interval([majority(r) for r in rows])
     return plain(found)  # type: ignore[return-value]

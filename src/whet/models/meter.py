@@ -59,7 +59,7 @@ class Shapes:
         head_size = head.weight.numel() if head is not None else 0
         total = trainable = 0
         for module in model.modules():
-            weight = getattr(module, "weight", None)
+            weight = module._parameters.get("weight")  # not `.weight`: an adapter's layer shows its base layer's
             if module is head or isinstance(module, nn.Embedding) or weight is None or weight.dim() != 2:
                 continue
             total += weight.numel()

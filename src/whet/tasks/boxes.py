@@ -68,7 +68,7 @@ class Boxes(Traced):
     name = "boxes"
     levels = tuple(LEVELS)
     default_level = 2
-    description = "what is in a box after 0 to 4 moves and swaps among 3 to 6 boxes"
+    description = "what is in a box after 0 to 4 moves and swaps among 4 to 6 boxes"
 
     def __init__(self, level: int | str | None = None, boxes: int | str | None = None) -> None:
         if boxes is not None and not (str(boxes).isdecimal() and 3 <= int(boxes) <= 9):

@@ -174,6 +174,9 @@ class Fit:
         """Make a stage ready: data made by the policy so far, start weights, reference, optimizers; or restore them."""
         stage, options = self.stages[index], self.options
         self.scope = Scope(self.task, seed_for(options.seed, "stage", index))
+        if state is None and index and self._stage_weights(stage) is not self._attached:
+            # other parameters move from here on: the best ones so far could not be put back
+            self._best, self.progress.best, self.progress.best_step = {}, float("-inf"), -1
         self._attach(stage)
         self._add_modules(stage)
         stage.problems.bind(self.task, seed_for(options.seed, "problems"))
@@ -349,7 +352,7 @@ class Fit:
             raise WhetError("a run without a folder cannot be resumed")
         whole = checkpoint.found(self.folder.checkpoints)
         if not whole:
-            self.folder.rewind({"metrics.jsonl": 0, "samples.jsonl": 0})
+            self.folder.rewind({"metrics.jsonl": 0})
             return None
         weights, state = checkpoint.load(whole[-1])
         self.progress = Progress(**state["progress"])
