@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
 BIN := $(VENV)/bin
-# files are compiled when they are first imported, which is a tenth of them; --no-compile saves a third of the install
+# --no-compile: compiling every file takes longer than the rest of the install, and few of them are ever imported
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 # one thread a process: tiny models are slower on more, and JOBS processes fill the cores
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
@@ -38,11 +38,11 @@ demo: $(VENV)/.installed ## train the shipped base with GRPO: runs/demo, or the 
 	@out=runs/demo; n=2; while [ -e "$$out" ]; do out=runs/demo-$$n; n=$$((n + 1)); done; \
 		echo "whet run grpo --out $$out"; $(BIN)/whet run grpo --out "$$out"
 
-test: $(VENV)/.installed-dev ## the unit suite (JOBS=2 processes)
-	$(PYTEST)
+test: $(VENV)/.installed-dev ## the unit suite; JOBS=4 for more processes, ARGS=tests/tasks for a part
+	$(PYTEST) $(ARGS)
 
 slow: $(VENV)/.installed-dev ## the tests that take minutes
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow $(ARGS)
 
 check: style types imports test ## format, lint, types, import layers, unit suite
 
@@ -51,7 +51,7 @@ style: $(VENV)/.installed-dev ## format and lint
 	$(BIN)/ruff check
 
 types: $(VENV)/.installed-dev ## pyright
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 imports: $(VENV)/.installed-dev ## the import layers of .importlinter
 	$(BIN)/lint-imports

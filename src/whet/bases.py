@@ -58,8 +58,10 @@ def build(name: str, out: Path, *, steps: int | None = None, observer: Observer 
 
     tokenizer = AutoTokenizer.from_pretrained(out / "tokenizer")
     policy = models.create(tokenizer, **described["shape"], seed=described["seed"])
+    policy.mixed = described.get("dtype") == "mixed"
     recipe = pretrain(parts=mixture, steps=steps or described["steps"], batch=described["batch"], lr=described["lr"])
-    options = Options(seed=described["seed"], token_budget=4096, save_every=250, keep="last")
+    options = Options(seed=described["seed"], token_budget=4096, save_every=250, keep="last",
+                      milestones=True)  # fmt: skip
     Fit(policy, recipe.stages, mixture[0].task, options=options, folder=folder, observer=observer).run(resume)
     export(policy, folder.model)
     return policy

@@ -16,12 +16,15 @@ import torch
 
 from whet.config import RunConfig
 from whet.errors import WhetError, unknown
+from whet.evaluation import metrics
 from whet.evaluation.evaluate import Evaluator, Plan, sample_rows
 from whet.models import base
 from whet.models.policy import Policy
 from whet.recipes.recipe import Entry, get_recipe
 from whet.runs import RunFolder, plain
+from whet.sources import Collector, Scope
 from whet.tasks import Task, get_task
+from whet.training.budget import Budget
 from whet.training.checkpoint import write_atomic
 from whet.training.fit import Fit, Observer, Options, Progress
 from whet.training.stage import Stage
@@ -80,6 +83,12 @@ def run(
     Raises:
         WhetError: for anything the user can mend, before anything is written.
     """
+    config = configure(recipe, task=task, **settings)
+    return Run(config, out=out, task=task if isinstance(task, Task) else None, watcher=watcher, stop=stop).go()
+
+
+def configure(recipe: str | Entry, *, task: str | Task = "chain-sum", **settings: Any) -> RunConfig:
+    """The config of a run: each of `settings` is the recipe's own argument, or a setting of the run."""
     entry = get_recipe(recipe)
     known = RunConfig.model_fields
     for name in settings:
@@ -89,8 +98,7 @@ def run(
     arguments = {k: v for k, v in settings.items() if k not in own}
     both = {"recipe": entry.name, "arguments": {**arguments, **own.pop("arguments", {})}, **own}
     both["task"] = task if isinstance(task, str) else task.spec()
-    config = RunConfig.make(both)
-    return Run(config, out=out, task=task if isinstance(task, Task) else None, watcher=watcher, stop=stop).go()
+    return RunConfig.make(both)
 
 
 def resume(
@@ -101,11 +109,7 @@ def resume(
     Args:
         task: the Task object that the run was given, where its name alone does not make it.
     """
-    folder = RunFolder.open(out)
-    config, record = RunConfig.read(folder.config)
-    if folder.summary.exists():
-        raise WhetError(f"the run in '{out}' is finished; its model is in {folder.model}")
-    return Run(config, out=out, task=task, watcher=watcher, stop=stop, record=record).go()
+    return Run.reopen(out, task=task, watcher=watcher, stop=stop).go()
 
 
 class Run:
@@ -120,7 +124,10 @@ class Run:
         self.watcher = watcher
         self.resumed = record is not None
         record = record or {}
+        if out is not None and not self.resumed:
+            RunFolder.check_free(out)
         set_threads(config.threads or int(record.get("threads", 0)))
+        self.budget = Budget.parse(config.budget) if config.budget else None
         self.recipe = get_recipe(config.recipe)(**config.arguments)
         files = {"verifier": config.verifier, "validation": config.validation, "test": config.test}
         self.task = task or get_task(config.task, **files)
@@ -132,9 +139,11 @@ class Run:
         self.evaluator = Evaluator(self.task, self.plan)
         self.policy = base.load(config.model, device=config.device, dtype=config.dtype)
         self.hash = base.weights_hash(self.policy.model)
-        for what, name, now in (("model_hash", self.policy.name, self.hash), ("data_hash", self.task.spec(), self._data())):
+        for what, name, now in (("model_hash", self.policy.name, self.hash), ("data_hash", self.task.spec(), self.data())):
             if self.resumed and record.get(what) != now:
                 raise WhetError(f"'{name}' has changed since this run began; it cannot be resumed")
+        for stage in self.recipe.stages:
+            check_rows(stage, self.task, self.policy)
         if config.activation_checkpointing:
             self.policy.checkpointing = True
             self.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -144,15 +153,28 @@ class Run:
             write_atomic(self.folder.config, asked)
         self.stop = stop
 
+    @classmethod
+    def reopen(
+        cls, out: str | Path, *, task: Task | None = None, watcher: Watcher | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> Run:  # fmt: skip
+        """The run in a folder, to go on with."""
+        folder = RunFolder.open(out)
+        config, record = RunConfig.read(folder.config)
+        if folder.summary.exists():
+            raise WhetError(f"the run in '{out}' is finished; its model is in {folder.model}")
+        return cls(config, out=out, task=task, watcher=watcher, stop=stop, record=record)
+
     def go(self) -> Result:
         config, folder = self.config, self.folder
         if self.watcher:
             lines = [line for stage in self.recipe.stages for line in stage.describe()]
             self.watcher.start(config, self.policy, self.task, lines)
-        before = self._before()
+        before = self.before()
         options = Options(
             seed=config.seed, token_budget=config.token_budget, eval_every=config.eval_every, patience=config.patience,
-            save_every=config.save_every, keep=config.keep, stop=self.stop,
+            save_every=config.save_every, keep=config.keep, stop=self.stop, evaluations=config.evaluations,
+            budget=self.budget,
         )  # fmt: skip
         fit = Fit(self.policy, self.recipe.stages, self.task, weights=self.weights, options=options, folder=folder,
                   evaluate=self.evaluator.validation, observer=self.watcher)  # fmt: skip
@@ -178,7 +200,7 @@ class Run:
             write_atomic(folder.summary, json.dumps(summary, indent=1))
         return Result(self.policy, summary, folder, progress)
 
-    def _before(self) -> dict[str, Any]:
+    def before(self) -> dict[str, Any]:
         """The evaluation before training; a resumed run reads what it measured the first time."""
         kept = self.folder and self.folder.path / "before.json"
         if kept and kept.exists():
@@ -194,10 +216,12 @@ class Run:
     def _measure(self, when: str) -> tuple[dict[str, Any], dict[str, Any]]:
         if self.watcher:
             self.watcher.phase(f"evaluating {when} training")
-        test, matrix = self.evaluator.test(self.policy)
+        greedy, sampled = self.evaluator.matrices(self.policy)
         if self.folder:
-            self.folder.append_samples(sample_rows(matrix, when))
-        return test, self.evaluator.forgetting(self.policy)
+            self.folder.append_samples(sample_rows(greedy, when))
+            both = {"greedy": greedy.as_dict(), "sampled": sampled.as_dict() if sampled else None}
+            write_atomic(self.folder.path / f"matrix-{when}.json", json.dumps(plain(both)))
+        return metrics.summary(greedy, sampled), self.evaluator.forgetting(self.policy)
 
     def _plan(self) -> Plan:
         config = self.config
@@ -205,7 +229,7 @@ class Run:
         kept = tuple(o for o in others if o.partition(":")[0] != self.task.name)
         return Plan(config.test_n, config.k, config.validation_n, kept, config.others_n)
 
-    def _data(self) -> str:
+    def data(self) -> str:
         """What the task's problems are a function of: a file's hash, or a generator's name and version."""
         return getattr(self.task, "fingerprint", None) or f"{self.task.name}/{self.task.version}"
 
@@ -215,7 +239,7 @@ class Run:
             "started": time.strftime("%Y-%m-%dT%H:%M:%S"),
             "versions": {"python": platform.python_version(), **{p: _version(p) for p in packages}},
             "model_hash": self.hash,
-            "data_hash": self._data(),
+            "data_hash": self.data(),
             "threads": torch.get_num_threads(),
         }
 
@@ -224,6 +248,31 @@ def check_splits(task: Task, *, evaluates: bool) -> None:
     """Refuse a task that has no problem in a split that will be asked for."""
     for split in ("train", "validation", "test") if evaluates else ("train", "test"):
         task.problems(split, 1)
+
+
+def check_rows(stage: Stage, task: Task, policy: Policy, most: int = 4096) -> None:
+    """Refuse problems that the model cannot learn from: a prompt that leaves no room for an answer, a row without a
+    learnt token. Of a file the rows that the stage will draw are looked at, `most` at most; of a generator one batch.
+    """
+    problems, scope = stage.problems, Scope(task, 0)
+    before = problems.state_dict()
+    problems.bind(task, 0)
+    n = stage.batch
+    if "unlimited" not in task.provides():
+        n = min(max(n, len(task.problems("train", most))), stage.batch * stage.steps)
+    collect = stage.collect
+    if collect.settings is None and type(collect).prepare is Collector.prepare:
+        for row in collect.rows(problems, n, policy, scope):
+            for sample in row.all():
+                sample.check()
+    else:
+        for problem in problems.draw(n):
+            length = sum(len(s.ids) for s in policy.format.prompt(problem))
+            if length >= policy.max_length:
+                where = getattr(task, "where", lambda p: f"problem '{p.id}'")(problem)
+                raise WhetError(f"{where}: the prompt has {length} tokens and the model takes {policy.max_length}, the "
+                                "answer included; drop the row or choose a model with a longer context")  # fmt: skip
+    problems.load_state_dict(before)
 
 
 def check_gold(task: Task, n: int = 64) -> None:

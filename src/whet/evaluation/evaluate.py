@@ -56,9 +56,13 @@ class Evaluator:
 
     def test(self, policy: Policy) -> tuple[dict[str, Any], Matrix]:
         """The summary on test, and the greedy matrix."""
-        greedy = self._matrix(policy, self.task, "test", self.plan.n)
-        sampled = self._matrix(policy, self.task, "test", self.plan.n, self.plan.k) if self.plan.k else None
+        greedy, sampled = self.matrices(policy)
         return metrics.summary(greedy, sampled), greedy
+
+    def matrices(self, policy: Policy) -> tuple[Matrix, Matrix | None]:
+        """The greedy and the sampled matrix on test."""
+        greedy = self._matrix(policy, self.task, "test", self.plan.n)
+        return greedy, self._matrix(policy, self.task, "test", self.plan.n, self.plan.k) if self.plan.k else None
 
     def forgetting(self, policy: Policy) -> dict[str, dict[str, Any]]:
         """Greedy test accuracy on every other task."""

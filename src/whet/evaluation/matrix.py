@@ -48,6 +48,13 @@ class Matrix:
     def k(self) -> int:
         return len(self.cells[0]) if self.cells else 0
 
+    def as_dict(self) -> dict[str, list]:
+        """Plain values, one list a problem: what every metric can be computed from again."""
+        table: dict[str, list] = {"problem": [p.id for p in self.problems], "level": [p.level for p in self.problems]}
+        for name in ("value", "status", "tokens", "ended", "label"):
+            table[name] = [[getattr(cell, name) for cell in row] for row in self.cells]
+        return table
+
 
 def evaluate(
     policy: Policy, task: Task, problems: Sequence[Problem], *, k: int = 1, temperature: float = 0.0, seed: int = 0,

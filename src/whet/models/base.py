@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from whet.errors import WhetError
@@ -41,9 +42,15 @@ def shipped(name: str = "base") -> Path:
 
 
 def resolve(model: str | Path | None) -> str:
-    """The folder or Hub name that a model argument stands for; None and "base" are the shipped base."""
+    """The folder or Hub name that a model argument stands for; None and "base" are the shipped base, and a run's folder
+    is the model that the run ended with."""
     if model is None or str(model) in SHIPPED:
         return str(shipped(str(model or "base")))
+    folder = Path(model)
+    if (folder / "run.yaml").exists() and not (folder / "config.json").exists():
+        if not (folder / "model").exists():
+            raise WhetError(f"the run in '{model}' has no model yet: go on with it by `whet run --resume {model}`")
+        return str(folder / "model")
     return str(model)
 
 
@@ -76,30 +83,31 @@ def load(
         raise WhetError(f"'{source}' is not a model folder: it has neither config.json nor adapter_config.json")
     if not folder.exists() and (source.count("/") != 1 or source.startswith((".", "/", "~"))):
         raise WhetError(f"model '{source}': no such folder, and not a Hub name of the form ORG/NAME")
-    base = json.loads(adapter.read_text())["base_model_name_or_path"] if adapter.exists() else source
     where = pick_device(device)
     kind = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "mixed": torch.float32}
     if dtype not in kind:
         raise WhetError(f"dtype '{dtype}': one of {', '.join(kind)}")
     options = {"trust_remote_code": trust_remote_code}
+    adapted: Any = None
     try:
+        base = json.loads(adapter.read_text())["base_model_name_or_path"] if adapter.exists() else source
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             resolve(base), dtype=kind[dtype], use_safetensors=True, **options
         )
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-    except (OSError, ValueError, KeyError) as problem:
+        if adapter.exists():
+            from peft import PeftModel
+
+            adapted = PeftModel.from_pretrained(loaded, source, is_trainable=True)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as problem:
         raise WhetError(f"model '{source}' could not be loaded: {_first_line(problem)}") from problem
     loaded.to(where)
     no_dropout(loaded)
     note = folder / "whet.json"
-    if style is None and note.exists():
-        style = json.loads(note.read_text()).get("style")
-    policy = Policy(loaded, tokenizer, name=source, style=style, mixed=dtype == "mixed")
-    if adapter.exists():
-        from peft import PeftModel
-
-        policy.peft = PeftModel.from_pretrained(loaded, source, is_trainable=True)
-        policy.refresh()
+    kept = json.loads(note.read_text()) if note.exists() else {}
+    policy = Policy(loaded, tokenizer, name=source, style=style or kept.get("style"), fallback=kept.get("fallback"),
+                    mixed=dtype == "mixed")  # fmt: skip
+    policy.peft = adapted
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         log.info("the tokenizer's pad is its end token; padding is masked by length here, so the end is still learnt")
     return policy

@@ -107,12 +107,12 @@ class Format:
                 parts.append((kind, f"<{self._tag[kind]}>{rationale}</{self._tag[kind]}>"))
             if answer is not None:
                 parts.append(("answer", f"<answer>{answer}</answer>"))
-        elif rationale:
-            parts.append((kind, rationale + ("\n" if answer is not None else "")))
-            if answer is not None:
-                parts.append(("answer", f"{ANSWER_MARK} {answer}"))
-        elif answer is not None:
-            parts.append(("answer", answer))
+        else:
+            if rationale:
+                parts.append((kind, rationale + ("\n" if answer is not None else "")))
+            if answer is not None:  # an answer alone needs no mark, unless one without it cannot be read again
+                marked = rationale or self.fallback == "missing"
+                parts.append(("answer", f"{ANSWER_MARK} {answer}" if marked else answer))
         segments = [Segment(kind, self.encode(text), learn=learn) for kind, text in parts]
         return segments + ([self.eos(learn=learn)] if end else [])
 

@@ -18,6 +18,7 @@ class Meter:
         scored_tokens: tokens run forward without a gradient (references, old log-probs, values).
         learnt_tokens: tokens that entered a loss.
         optimizer_steps, verifier_calls: counts.
+        idle_steps: batches that gave no term a gradient.
         seconds: wall-clock time of training.
     """
 
@@ -26,6 +27,7 @@ class Meter:
     scored_tokens: int = 0
     learnt_tokens: int = 0
     optimizer_steps: int = 0
+    idle_steps: int = 0
     verifier_calls: int = 0
     seconds: float = 0.0
 
@@ -45,18 +47,21 @@ class Shapes:
         body: matrix parameters used once a token (embedding look-ups cost nothing, the head apart).
         head: parameters of the vocabulary projection.
         attention: layers x heads x head size: the width of the score products.
-        trainable: share of the body's matrix parameters that receive a gradient.
+        trainable: how many of the body's parameters receive a gradient.
+        head_trainable: the same of the head's.
     """
 
     body: int
     head: int
     attention: int
-    trainable: float
+    trainable: int
+    head_trainable: int
 
     @classmethod
     def of(cls, model: nn.Module) -> Shapes:
         head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
         head_size = head.weight.numel() if head is not None else 0
+        head_trainable = head_size if head is not None and head.weight.requires_grad else 0
         total = trainable = 0
         for module in model.modules():
             weight = module._parameters.get("weight")  # not `.weight`: an adapter's layer shows its base layer's
@@ -68,7 +73,7 @@ class Shapes:
         layers = getattr(config, "num_hidden_layers", 0) or 0
         heads = getattr(config, "num_attention_heads", 0) or 0
         width = getattr(config, "head_dim", None) or (getattr(config, "hidden_size", 0) or 0) // max(heads, 1)
-        return cls(total, head_size, layers * heads * width, trainable / max(total, 1))
+        return cls(total, head_size, layers * heads * width, trainable, head_trainable)
 
     def forward(self, tokens: int, keys: float, head_tokens: int = 0) -> float:
         """Operations of a forward.
@@ -80,9 +85,11 @@ class Shapes:
         """
         return 2.0 * self.body * tokens + 4.0 * self.attention * keys * tokens + 2.0 * self.head * head_tokens
 
-    def backward(self, forward: float) -> float:
-        """Operations of the backward of that forward: activations once, weights once where they are trained."""
-        return forward * (1.0 + self.trainable)
+    def backward(self, tokens: int, keys: float, head_tokens: int = 0) -> float:
+        """Operations of the backward of that forward: its activations once, and weights once where they are trained; both
+        sides of a score product are activations."""
+        weights = 2.0 * self.trainable * tokens + 2.0 * self.head_trainable * head_tokens
+        return self.forward(tokens, 2.0 * keys, head_tokens) + weights
 
 
 def autocast(device: torch.device, mixed: bool) -> torch.autocast:

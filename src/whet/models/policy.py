@@ -25,6 +25,7 @@ class Policy:
         model: a Hugging Face causal LM; adapters, where there are any, are already injected into it.
         tokenizer: its tokenizer.
         name: where it came from (a folder or Hub name).
+        style, fallback: of its `Format`.
         mixed: run forwards in bf16 autocast over fp32 weights.
 
     Attributes:
@@ -35,8 +36,9 @@ class Policy:
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, name: str = "", style: Any = None, mixed: bool = False
-    ) -> None:
+        self, model: Any, tokenizer: Any, *, name: str = "", style: Any = None, fallback: Any = None,
+        mixed: bool = False,
+    ) -> None:  # fmt: skip
         self.model = model
         self.tokenizer = tokenizer
         self.name = name
@@ -47,7 +49,7 @@ class Policy:
         generation = getattr(model, "generation_config", None)
         ends = getattr(generation, "eos_token_id", None)
         end_ids = [ends] if isinstance(ends, int) else list(ends or [])
-        self.format = Format(tokenizer, style, end_ids=end_ids)
+        self.format = Format(tokenizer, style, fallback, end_ids)
         self.meter = Meter()
         self.sampler: Sampler | None = None
         self.checkpointing = False
@@ -115,8 +117,7 @@ class Policy:
 
     def count_head(self, tokens: int) -> None:
         """Count the vocabulary projection of `tokens` learnt tokens."""
-        cost = 2.0 * self.shapes.head * tokens
-        self.meter.flops += cost + (self.shapes.backward(cost) if torch.is_grad_enabled() else 0.0)
+        self._count(0, 0, tokens)
 
     def embed(self, ids: Tensor) -> Tensor:
         """(B, T, H) input embeddings."""
@@ -174,13 +175,12 @@ class Policy:
         return {**source, "attention_mask": None if mask is None else mask.long(), "use_cache": False}
 
     def _count(self, sequences: int, width: int, head_tokens: int) -> None:
-        tokens = sequences * width
-        cost = self.shapes.forward(tokens, width, head_tokens)
+        shapes, tokens = self.shapes, sequences * width
+        cost = shapes.forward(tokens, width, head_tokens)
         if torch.is_grad_enabled():
-            again = cost if self.checkpointing else 0.0
-            self.meter.flops += cost + self.shapes.backward(cost) + again
-        else:
-            self.meter.flops += cost
+            cost += shapes.backward(tokens, width, head_tokens)
+            cost += shapes.forward(tokens, width) if self.checkpointing else 0.0
+        self.meter.flops += cost
 
     @torch.no_grad()
     def _head_reproduces_logits(self) -> bool:

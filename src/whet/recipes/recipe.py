@@ -171,7 +171,8 @@ def _read(recipe_name: str, argument: Argument, value: Any) -> Any:
         read = json.loads(value)
     except ValueError:
         read = value
-    kinds: Sequence[tuple[str, type | tuple[type, ...]]] = (("bool", bool), ("int", int), ("float", (int, float)))
+    kinds: Sequence[tuple[str, type | tuple[type, ...]]] = (("bool", bool), ("int", int), ("float", (int, float)),
+                                                          ("list", list))
     for kind, types in kinds:
         if argument.type.startswith(kind):
             wrong = not isinstance(read, types) or (kind != "bool" and isinstance(read, bool))

@@ -97,7 +97,7 @@ def critique(problem: Problem, part: Part, policy: Policy, rng: random.Random) -
 
 def statement(problem: Problem, part: Part, policy: Policy, rng: random.Random) -> Document:
     """A sentence of the task's world (`Task.statements`), as plain text."""
-    text = part.task.statements(1, seed=rng.randrange(1 << 30))[0]
+    text = next(iter(part.task.statements(1, seed=rng.randrange(1 << 30))))
     return Segment("start", policy.format.start()), [Segment("statement", policy.format.encode(text), learn=True),
                                                      policy.format.eos()]  # fmt: skip
 

@@ -91,9 +91,8 @@ class Facts(Procedural):
         self.year = _whole("year", year, LAST_YEAR)
         if only == "updated" and (self.year == 0 or kind == "comparison"):
             raise WhetError("facts:only=updated needs a year from 1 to 9 and another kind than comparison")
-        self._kinds = KINDS if kind == "mixed" else (kind,)
-        if only == "updated":
-            self._kinds = tuple(k for k in self._kinds if k != "comparison")
+        self._kinds = (kind,) if kind != "mixed" else KINDS if only == "all" else KINDS[:2]
+        self._updates: dict[int, list[tuple[str, ...]]] = {}
 
     # -- the world -----------------------------------------------------------------------------------------------------
     def world(self) -> World:
@@ -123,9 +122,12 @@ class Facts(Procedural):
         rng = rng_for(seed, self.name, self.version, split, index)
         level = self.chosen[0] if len(self.chosen) == 1 else rng.choice(self.chosen)
         closed = self.form == "closed"
-        question = self.draw(rng, level)
-        while not closed and split_of(question) != split:
+        for _ in range(10_000):
             question = self.draw(rng, level)
+            if closed or split_of(question) == split:
+                break
+        else:
+            raise WhetError(f"task '{self.name}' level {level}: too few questions to fill the {split} split")
         wording = rng.choice(WORDINGS[split]) if closed else rng.randrange(5)
         context = () if closed else self._context(question, level, rng)
         name = f"{self.name}/{self.version}/{split}/{seed}/{level}/{index}"
@@ -135,15 +137,11 @@ class Facts(Procedural):
         """What is asked: (lookup, subject, attribute), (twohop, person, attribute, attribute of that), or
         (comparison, person, person, older or younger).
         """
-        for _ in range(2_000):
-            question = self._draw(rng, level)
-            if self.only == "all" or self._answer(question, self.year) != self._answer(question, 0):
-                return question
-        raise WhetError(f"facts: no answer changes up to year {self.year} at level {level}; take a later year")
-
-    def _draw(self, rng: random.Random, level: int) -> tuple[str, ...]:
         uniform = rng.random  # several times faster than choice, and an open-book test problem takes ten draws
         place, size = self.world(), SIZES[level - 1]
+        if self.only == "updated":
+            updated = self._updated(level)
+            return updated[int(uniform() * len(updated))]
         kind = self._kinds[int(uniform() * len(self._kinds))]
         subject = place.people[int(uniform() * size)]
         if kind == "lookup":
@@ -157,6 +155,17 @@ class Facts(Procedural):
         while place.value(subject, "age") == place.value(other, "age"):
             other = place.people[int(uniform() * size)]
         return kind, subject, other, "older" if uniform() < 0.5 else "younger"
+
+    def _updated(self, level: int) -> list[tuple[str, ...]]:
+        """All questions of a level whose answer has changed by this year."""
+        if level not in self._updates:
+            people = self.world().people[: SIZES[level - 1]]
+            asked = {"lookup": [(a,) for a in ATTRIBUTES], "twohop": HOPS}
+            every = [(kind, person, *rest) for kind in self._kinds for person in people for rest in asked[kind]]
+            self._updates[level] = [q for q in every if self._answer(q, self.year) != self._answer(q, 0)]
+            if not self._updates[level]:
+                raise WhetError(f"facts: no answer changes up to year {self.year} at level {level}; take a later year")
+        return self._updates[level]
 
     def build(self, parameters: tuple[str, ...], level: int) -> Problem:
         """The question in its first wording; with an open book, its facts alone stand before it."""
@@ -248,16 +257,18 @@ class Facts(Procedural):
             if question[0] == "twohop" and i == 1 and said:
                 due = [(said[0][2], question[3])]
             reason = self._fault(lines[i], due, said, compares=question[0] == "comparison")
+            if i >= len(problem.steps):
+                reason = "one step too many"
             checks.append(Check(name, "fail" if reason else "pass", reason))
         return [*checks, *super().check(problem, response)]
 
     def _fault(self, line: str, due: list[Fact], said: list[Stated], compares: bool) -> str:
         """What is wrong with a step, or ""; what it states goes to `said`, and what was due is taken from `due`."""
         place = self.world()
-        if compares and (found := re.fullmatch(r"(\d+) is (more|less) than (\d+)\.?", line)):
-            first, second = int(found[1]), int(found[3])
-            if sorted((first, second)) != sorted(int(v) for _, a, v in said if a == "age"):
+        if compares and (found := re.fullmatch(r"([0-9]{1,3}) is (more|less) than ([0-9]{1,3})\.?", line)):
+            if sorted((found[1], found[3])) != sorted(value for _, attribute, value in said if attribute == "age"):
                 return "compares other ages than those stated"
+            first, second = int(found[1]), int(found[3])
             return "" if (first > second) == (found[2] == "more") and first != second else "the comparison is false"
         read = _read(line)
         if read is None:
@@ -265,7 +276,7 @@ class Facts(Procedural):
         said.append(read)
         subject, attribute, value = read
         if not due:
-            return "one step too many"
+            return "no fact is due"
         fact = (subject, attribute) if (subject, attribute) in due else due[0]
         due.remove(fact)
         if fact != (subject, attribute):

@@ -12,8 +12,8 @@ from whet.seeds import rng_for
 SIZES = (20, 80, 320, 1280)  # people; each world is the beginning of the next
 TOWNS, COUNTRIES = 24, 6
 JOBS = (
-    "baker", "barber", "builder", "butcher", "cook", "dancer", "dentist", "doctor", "driver", "farmer", "guard", "judge",
-    "nurse", "pilot", "poet", "sailor",
+    "baker", "barber", "builder", "butcher", "cook", "dancer", "dentist", "doctor", "driver", "farmer", "guard",
+    "judge", "nurse", "pilot", "poet", "sailor",
 )  # fmt: skip
 LAST_YEAR = 9
 MOVING = 0.25  # the share of people whose home changes, and of those whose job does

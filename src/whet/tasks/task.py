@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -51,7 +51,7 @@ class Task:
         """A wrong rationale whose answer the verifier rejects, with the label of its error."""
         raise WhetError(f"task '{self.name}' has no corruptor")
 
-    def statements(self, n: int, *, seed: int = 0) -> list[str]:
+    def statements(self, n: int, *, seed: int = 0) -> Iterable[str]:
         """Plain sentences that are true in the task's world, for pretraining."""
         raise WhetError(f"task '{self.name}' has no world to make statements about")
 

@@ -25,12 +25,14 @@ from whet.seeds import rng_for, seed_for
 from whet.sources import Scope, Stored, groups_of
 from whet.tasks import Task
 from whet.training import checkpoint, metrics
+from whet.training.budget import Budget, Pace
 from whet.training.learner import Learner
 from whet.training.scoring import prepare, score
 from whet.training.stage import Stage, Update
 from whet.weights import Weights
 
 Evaluation = Callable[[Policy], dict[str, float]]
+CLOCK = ("sample", "score", "learn")  # what the seconds of a step are spent on
 
 
 class Observer(Protocol):
@@ -49,18 +51,24 @@ class Options:
         seed: root of the seed tree.
         token_budget: padded tokens in a micro-batch.
         eval_every: steps between evaluations on validation; 0 is never.
+        evaluations: that many at equal shares of the run instead, so that arms of equal budget are looked at equally often.
         patience: evaluations without a new best before stopping; 0 is never.
         save_every: steps between checkpoints; 0 saves only at the end, or when told to stop.
         keep: which weights the run ends with: the `best` on validation or the `last`.
-        stop: asked after each step; True saves and ends the run early (a signal, a spent budget).
+        milestones: keep the weights at steps 1, 2, 4, 8 ... in `milestones/`, for studies of what is learnt when.
+        budget: ends the run instead of its stages' steps, which are then proportions.
+        stop: asked after each step; True saves and ends the run early (a signal).
     """
 
     seed: int = 0
     token_budget: int = 8192
     eval_every: int = 0
+    evaluations: int = 0
     patience: int = 0
     save_every: int = 0
     keep: str = "best"
+    milestones: bool = False
+    budget: Budget | None = None
     stop: Callable[[], bool] | None = None
 
 
@@ -71,6 +79,8 @@ class Progress:
     stage: int = 0
     step: int = 0  # within the stage
     total: int = 0  # over all stages
+    began: float = 0.0  # share of the run that was done when the stage's steps began
+    looks: int = 0  # evaluations at equal shares so far
     best: float = float("-inf")
     best_step: int = -1
     stale: int = 0  # evaluations since the best one
@@ -108,6 +118,7 @@ class Fit:
         self.evaluate = evaluate
         self.observer = observer
         self.progress = Progress()
+        self.pace = Pace([s.steps for s in self.stages], self.options.budget)
         self.policies: dict[str, Policy] = {"policy": policy}
         self._base: dict[str, Tensor] = {}
         self._best: dict[str, Tensor] = {}
@@ -139,18 +150,32 @@ class Fit:
             self._end()
         return self.progress
 
+    def first_rows(self) -> list[Row]:
+        """The rows that the first step would learn from, to be looked at."""
+        stage = self.stages[0]
+        self._attach(stage)
+        self._enter(0, None)
+        _, rows = self._collect(stage, seed_for(self.options.seed, "stage", 0, "step", 0), dict.fromkeys(CLOCK, 0.0))
+        for transform in stage.transforms:
+            transform(rows)
+        return rows
+
     def _run_stage(self, stage: Stage) -> bool:
         """The steps of the current stage; False when the run was told to stop."""
         options, progress = self.options, self.progress
-        while progress.step < stage.steps:
+        while not self.pace.over(progress, self.policy.meter):
             began = time.perf_counter()
             row = self._step(stage, progress.step)
             self.policy.meter.seconds += time.perf_counter() - began
             progress.step += 1
             progress.total += 1
-            self._note({"step": progress.total, "stage": stage.name, **row})
-            last = progress.stage == len(self.stages) - 1 and progress.step == stage.steps
-            if self.evaluate and options.eval_every and (progress.total % options.eval_every == 0 or last):
+            spent = {"flops": self.policy.meter.flops, "share": self.pace.share(progress, self.policy.meter)}
+            self._note({"step": progress.total, "stage": stage.name, **row, **spent})
+            if options.milestones and self.folder and progress.total.bit_count() == 1:
+                place = self.folder.path / "milestones"
+                place.mkdir(exist_ok=True)
+                save_file(self._copy_weights(), place / f"step-{progress.total:08d}.safetensors")
+            if self.evaluate and options.eval_every and self._due(spent["share"]):
                 self._evaluate()
             told = options.stop is not None and options.stop()
             progress.stopped_early = bool(options.patience) and progress.stale >= options.patience
@@ -160,6 +185,14 @@ class Fit:
                 return False
         self._stage_weights(stage).at_stage_end(self.policy)
         return True
+
+    def _due(self, share: float) -> bool:
+        """Whether to evaluate after this step: every so often, and after the last."""
+        options, progress = self.options, self.progress
+        looks = int(share * options.evaluations)
+        due = looks > progress.looks if options.evaluations else progress.total % options.eval_every == 0
+        progress.looks = looks
+        return due or (progress.stage == len(self.stages) - 1 and self.pace.over(progress, self.policy.meter))
 
     def _end(self) -> None:
         if self.options.keep == "best" and self._best and self.progress.best_step != self.progress.total:
@@ -187,6 +220,7 @@ class Fit:
             began = time.perf_counter()
             stage.collect.prepare(stage.problems, self.policy, self.scope)
             self.policy.meter.seconds += time.perf_counter() - began
+            self.pace.enter(self.progress, self.policy.meter, stage.name)
             if stage.start == "base":
                 self._write_weights(self._base)
         self._make_reference(index, stage, fresh=state is None)
@@ -198,6 +232,7 @@ class Fit:
             Learner(
                 update, self.policies, weights, steps=stage.steps * update.steps, token_budget=options.token_budget,
                 temperature=stage.collect.temperature, budget=stage.collect.budget,
+                share=lambda: self.pace.within(self.progress, self.policy.meter),
             )
             for update in stage.updates
         ]  # fmt: skip
@@ -246,7 +281,7 @@ class Fit:
 
     # -- a step -----------------------------------------------------------------------------------------------------
     def _step(self, stage: Stage, step: int) -> dict[str, Any]:
-        clock: dict[str, float] = {"sample": 0.0, "score": 0.0, "learn": 0.0}
+        clock = dict.fromkeys(CLOCK, 0.0)
         seed = seed_for(self.options.seed, "stage", self.progress.stage, "step", step)
         seen, rows = self._collect(stage, seed, clock)
         for transform in stage.transforms:

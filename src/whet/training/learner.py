@@ -26,11 +26,12 @@ class Learner:
         steps: optimizer steps it will take in the stage (for the schedule).
         token_budget: padded tokens in a micro-batch.
         temperature, budget: passed on to the objective's context.
+        share: the share of the stage that is done, where a budget ends it and not a number of steps.
     """
 
     def __init__(
         self, update: Update, policies: Mapping[str, Policy], weights: Weights, *, steps: int, token_budget: int,
-        temperature: float = 1.0, budget: int = 0,
+        temperature: float = 1.0, budget: int = 0, share: Callable[[], float | None] = lambda: None,
     ) -> None:  # fmt: skip
         self.update = update
         self.policies = policies
@@ -40,6 +41,7 @@ class Learner:
         self.token_budget = token_budget
         self.temperature = temperature
         self.budget = budget
+        self.share = share
         self.taken = 0
         self.skipped = 0
         self.parameters = self.policy.trainable_parameters()
@@ -51,8 +53,11 @@ class Learner:
         objective = self.update.loss
         if not rows or not objective.active(rows):
             self.skipped += 1
+            self.policy.meter.idle_steps += 1
             return {"skipped": 1.0}
-        rate = self.peak * self.update.optimizer.scale(self.taken, self.steps)
+        share = self.share()
+        position = self.taken if share is None else share * self.steps
+        rate = self.peak * self.update.optimizer.scale(position, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         metrics = self.accumulate(rows, seed, where)
@@ -97,7 +102,7 @@ class Learner:
         for name, value in scaled.items():
             if not torch.isfinite(value):
                 ids = ", ".join(dict.fromkeys(row.problem_id for row in rows)) or "parameters"
-                raise WhetError(f"{where}: term '{name}' is {float(value)} on {ids}; lower the learning rate (now "
+                raise WhetError(f"{where}: term '{name}' is {float(value.detach())} on {ids}; lower the learning rate (now "
                                 f"{self.optimizer.param_groups[0]['lr']:.2g}) or look at these rows")  # fmt: skip
             losses[name] += float(value.detach())
         loss = torch.stack([v.reshape(()) for v in scaled.values()]).sum()

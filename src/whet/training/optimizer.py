@@ -58,8 +58,8 @@ class AdamW:
             [g for g in groups if g["params"]], lr=self.rate(size), betas=self.betas, eps=self.eps, fused=True
         )
 
-    def scale(self, step: int, steps: int) -> float:
-        """What the rate is multiplied by at optimizer step `step` (from 0) of `steps`."""
+    def scale(self, step: float, steps: int) -> float:
+        """What the rate is multiplied by at optimizer step `step` (from 0; between two where a budget is spent) of `steps`."""
         warmup = self.warmup * steps if 0 < self.warmup < 1 else self.warmup
         if step < warmup:
             return (step + 1) / (warmup + 1)

@@ -32,9 +32,9 @@ class Weights:
         """
         if policy.peft is not None:
             policy.model, policy.peft = policy.peft.merge_and_unload(), None
-            policy.refresh()
         for parameter in policy.model.parameters():
             parameter.requires_grad_(True)
+        policy.refresh()
 
     def at_stage_start(self, policy: Policy) -> None: ...
 

@@ -11,6 +11,7 @@ the same problem, sampled once when the stage starts. Reference scores are compu
 
 from __future__ import annotations
 
+from whet.errors import WhetError
 from whet.objectives import dpo as preference
 from whet.objectives import nll
 from whet.objectives.objective import as_objective
@@ -23,12 +24,12 @@ from whet.training.stage import Stage, Update
 @recipe(paper="dpo")
 def dpo(
     loss: str = "sigmoid",
-    beta: float = 0.0,
-    gamma: float = 1.0,
-    tau: float = 0.1,
-    smoothing: float = 0.1,
-    flip: float = 0.1,
-    lam: float = 0.0,
+    beta: float | None = None,
+    gamma: float | None = None,
+    tau: float | None = None,
+    smoothing: float | None = None,
+    flip: float | None = None,
+    lam: float | None = None,
     scores: str = "",
     reference_free: bool = False,
     sft: float = 0.0,
@@ -46,12 +47,12 @@ def dpo(
 
     Args:
         loss: sigmoid, cdpo, robust, hinge, ipo, sigmoid_norm, simpo, orpo or dpop.
-        beta: inverse temperature of the implicit reward; 0 takes 0.1 (2 for simpo, whose scores are means).
-        gamma: target margin of simpo.
-        tau: of ipo.
-        smoothing: label smoothing of cdpo.
-        flip: assumed share of flipped labels of robust, below 0.5.
-        lam: of orpo and dpop; 0 takes 0.1 and 50.
+        beta: inverse temperature of the implicit reward; by default 0.1 (2 for simpo, whose scores are means).
+        gamma: target margin of simpo; by default 1.
+        tau: of ipo; by default 0.1.
+        smoothing: label smoothing of cdpo; by default 0.1.
+        flip: assumed share of flipped labels of robust, below 0.5; by default 0.1.
+        lam: of orpo and dpop; by default 0.1 and 50.
         scores: sum or mean of a response's log-probs; empty takes the loss's own.
         reference_free: leave the reference out.
         sft: weight of the likelihood of the chosen answer, a token mean.
@@ -65,10 +66,10 @@ def dpo(
         lr: learning rate; by default 5e-5 below 50 M parameters and 1e-6 above.
         warmup: share of the steps with linear warm-up.
     """
+    if pairs not in ("sampled", "given"):
+        raise WhetError(f"dpo: pairs are sampled or given, not '{pairs}'")
     offered = {"beta": beta, "gamma": gamma, "tau": tau, "smoothing": smoothing, "flip": flip, "lam": lam}
-    takes = {"cdpo": ("beta", "smoothing"), "robust": ("beta", "flip"), "ipo": ("tau",), "simpo": ("beta", "gamma"),
-             "orpo": ("lam",), "dpop": ("beta", "lam")}.get(loss, ("beta",))  # fmt: skip
-    settings = {k: offered[k] for k in takes if offered[k] or k not in ("beta", "lam")}
+    settings = {name: value for name, value in offered.items() if value is not None}  # the loss refuses another's
     objective = as_objective(preference(loss, scores=scores or None, reference_free=reference_free, **settings))
     if sft:
         objective = objective + sft * nll(role="chosen", name="sft")

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from whet import advantages
-from whet.errors import unknown
+from whet.errors import WhetError, unknown
 from whet.objectives import kl_to_reference, policy_gradient
 from whet.objectives.objective import as_objective
 from whet.recipes.recipe import Recipe, recipe
@@ -108,7 +108,11 @@ def grpo(
 
 
 def _pair(clip: list | tuple | None) -> tuple[float, float] | None:
-    return None if clip is None else (float(clip[0]), float(clip[1]))
+    if clip is None:
+        return None
+    if len(clip) != 2:
+        raise WhetError(f"clip is [low, high] around a ratio of 1, e.g. [0.2, 0.28], not {list(clip)}")
+    return float(clip[0]), float(clip[1])
 
 
 def preset(name: str, doc: str, **fixed: Any) -> None:

@@ -2,7 +2,7 @@
 
     r_t = score at the last action - beta (log pi_old - log pi_ref)_t
     delta_t = r_t + gamma V_{t+1} - V_t;   A_t = delta_t + gamma lambda A_{t+1};   R_t = A_t + V_t
-    L = clipped policy loss on whitened A + c_v/1 clipped value loss on R
+    L = clipped policy loss on whitened A + c_v (half the clipped squared error of V to R)
 
 The value head is linear on the policy's last hidden state and shares the backbone.
 

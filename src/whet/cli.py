@@ -1,0 +1,248 @@
+"""The command `whet`. Thin: it reads the command line; `whet.terminal` does the work and is imported when it is needed,
+so that `whet --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from whet import __version__
+from whet.errors import WhetError
+
+TRAIN, LOOK, LIST, MAKE = "Train and use", "Look before you train", "What there is", "Make"
+METHOD, EVALUATION, MACHINE, RUN = "What", "Evaluation", "Machine", "The run"
+
+app = typer.Typer(
+    name="whet", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Fine-tune language models so that they reason better, and know which method did it.",
+    epilog="Start with: whet run grpo --out runs/first",
+)  # fmt: skip
+tasks_app = typer.Typer(invoke_without_command=True, help="The tasks; `whet tasks show NAME` looks into one.")
+base_app = typer.Typer(no_args_is_help=True, help="The bases that ship with the package.")
+app.add_typer(tasks_app, name="tasks", rich_help_panel=LIST)
+app.add_typer(base_app, name="base", rich_help_panel=MAKE)
+
+# what `whet run` takes besides the settings of a run (`whet.config.RunConfig`), which it offers each as an option
+OWN = ("recipe", "arguments", "out", "resume", "quiet", "dry_run")
+
+Model = Annotated[str, typer.Argument(help="base, a model or run folder, or a Hub name", show_default=False)]
+Task = Annotated[str, typer.Option(help="a task's name, a JSONL file, or hub:ORG/NAME")]
+Verifier = Annotated[
+    str | None, typer.Option(help="of a file task: exact, number, math, choice, regex:..., FILE.py:FUNCTION")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float64, or mixed")]
+Recipe = Annotated[str, typer.Argument(help="a recipe; see `whet recipes`", show_default=False)]
+Pairs = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="the recipe's own arguments; see `whet show RECIPE`")]
+
+
+def setting(text: str, default: object = None, panel: str = RUN, **more: Any) -> Any:
+    """An option of `whet run`: help and default as `RunConfig` has them. None means that it was not given."""
+    shown = str(default) if default is not None else False
+    return typer.Option(help=text, show_default=shown, rich_help_panel=panel, **more)
+
+
+@app.callback()
+def whet(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(f"whet {__version__}")
+        raise typer.Exit
+
+
+@app.command(rich_help_panel=TRAIN)
+def run(
+    context: typer.Context,
+    recipe: Annotated[str | None, typer.Argument(help="a recipe, or a run.yaml to run again", show_default=False)] = None,
+    arguments: Pairs = None,
+    model: Annotated[str | None, setting("a folder or Hub name; none is the shipped base", None, METHOD)] = None,
+    task: Annotated[str | None, setting("a task's name, a JSONL file, or hub:ORG/NAME", "chain-sum", METHOD)] = None,
+    verifier: Annotated[str | None, setting("of a file task: exact, number, math, choice, regex:..., FILE.py:FUNCTION", None, METHOD)] = None,
+    validation: Annotated[str | None, setting("a file task's validation file; else 10 % by hash of the prompt", None, METHOD)] = None,
+    test: Annotated[str | None, setting("a file task's test file; else 10 % by hash of the prompt", None, METHOD)] = None,
+    weights: Annotated[str | None, setting("which weights move: full, lora, rslora, dora; lora:rank=8,alpha=16", "full", METHOD)] = None,
+    seed: Annotated[int | None, setting("root of all randomness", 0, METHOD)] = None,
+    out: Annotated[Path | None, typer.Option(help="the run's folder; without it nothing is kept", rich_help_panel=RUN)] = None,
+    resume: Annotated[Path | None, typer.Option(help="go on with the run in this folder", metavar="DIR", rich_help_panel=RUN)] = None,
+    budget: Annotated[str | None, setting("ends the run instead of steps: flops:2e13, tokens:1e6, steps:100, minutes:5")] = None,
+    save_every: Annotated[int | None, setting("steps between checkpoints; 0 only at the end", 50)] = None,
+    keep: Annotated[str | None, setting("end with the best weights on validation, or the last", "best")] = None,
+    patience: Annotated[int | None, setting("evaluations without a new best before stopping; 0 is never", 0)] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="no progress, only the result", rich_help_panel=RUN)] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything, estimate the memory, write nothing", rich_help_panel=RUN)] = False,
+    eval_every: Annotated[int | None, setting("steps between evaluations on validation; 0 is never", 25, EVALUATION)] = None,
+    evaluations: Annotated[int | None, setting("so many evaluations at equal shares of the run instead", 0, EVALUATION)] = None,
+    validation_n: Annotated[int | None, setting("validation problems at each evaluation", 128, EVALUATION)] = None,
+    test_n: Annotated[int | None, setting("test problems before and after", 512, EVALUATION)] = None,
+    k: Annotated[int | None, setting("sampled answers to each test problem (pass@k); 0 leaves them out", 16, EVALUATION)] = None,
+    others: Annotated[list[str] | None, setting("tasks whose accuracy shows what is forgotten; none: the built-in ones", None, EVALUATION)] = None,
+    others_n: Annotated[int | None, setting("test problems of each of them", 256, EVALUATION)] = None,
+    device: Annotated[str | None, setting("auto, cpu, cuda, cuda:1, mps", "auto", MACHINE)] = None,
+    dtype: Annotated[str | None, setting("float32, bfloat16, float64, or mixed (fp32 weights, bf16 forwards)", "float32", MACHINE)] = None,
+    activation_checkpointing: Annotated[bool | None, setting("recompute activations in the backward to save memory", False, MACHINE)] = None,
+    threads: Annotated[int | None, setting("CPU threads; 0 takes the cores there are, at most 8", 0, MACHINE)] = None,
+    token_budget: Annotated[int | None, setting("padded tokens in a micro-batch; changes memory, not the gradient", 4096, MACHINE)] = None,
+) -> None:  # fmt: skip
+    """Train a model with a recipe: evaluate, train, evaluate again."""
+    from whet.terminal.train import train
+
+    settings = {k: v for k, v in context.params.items() if k not in OWN and v not in (None, [])}
+    train(recipe, arguments or [], settings, out=out, resume=resume, quiet=quiet, dry_run=dry_run)
+
+
+@app.command(name="eval", rich_help_panel=TRAIN)
+def evaluate(
+    model: Model = "base",
+    task: Task = "chain-sum",
+    n: Annotated[int, typer.Option(min=1, help="test problems")] = 512,
+    k: Annotated[int, typer.Option(min=0, help="sampled answers to each (pass@k); 0 leaves them out")] = 16,
+    verifier: Verifier = None,
+    validation: Annotated[str | None, typer.Option(help="a file task's validation file")] = None,
+    test: Annotated[str | None, typer.Option(help="a file task's test file")] = None,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes the cores there are, at most 8")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="print JSON and nothing else")] = False,
+) -> None:
+    """Measure a model on a task's test split."""
+    from whet.terminal.ask import evaluate
+
+    evaluate(model, task, n=n, k=k, verifier=verifier, validation=validation, test=test, device=device, dtype=dtype,
+             threads=threads, as_json=json)  # fmt: skip
+
+
+@app.command(rich_help_panel=TRAIN)
+def ask(
+    model: Model,
+    question: Annotated[str, typer.Argument(help="as the task would ask it", show_default=False)],
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy")] = 0.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="tokens of the answer at most")] = 512,
+    seed: Annotated[int, typer.Option(help="of the sampling")] = 0,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+) -> None:
+    """Ask a model one question; the answer streams."""
+    from whet.terminal.ask import ask
+
+    ask(model, question, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed, device=device, dtype=dtype)
+
+
+@app.command(name="show-batch", rich_help_panel=LOOK)
+def show_batch(
+    recipe: Recipe,
+    arguments: Pairs = None,
+    task: Task = "chain-sum",
+    model: Annotated[str | None, typer.Option(help="a folder or Hub name; none is the shipped base")] = None,
+    verifier: Verifier = None,
+    seed: Annotated[int, typer.Option(help="root of all randomness")] = 0,
+    n: Annotated[int, typer.Option("-n", min=1, help="rows to show")] = 3,
+) -> None:
+    """Show what the first step would learn: learnt tokens, segments, weights."""
+    from whet.terminal.batch import show_batch
+    from whet.terminal.train import config_of
+
+    settings = {"task": task, "model": model, "verifier": verifier, "seed": seed}
+    show_batch(config_of(recipe, arguments or [], settings), n)
+
+
+@app.command(name="audit-reward", rich_help_panel=LOOK)
+def audit_reward(
+    task: Task = "chain-sum",
+    verifier: Verifier = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="problems")] = 64,
+) -> None:
+    """Try answers that must not score on a verifier; exit with 1 if one does."""
+    from whet.terminal.audit import audit_reward
+
+    audit_reward(task, verifier, n)
+
+
+@app.command(rich_help_panel=LOOK)
+def doctor(
+    model: Annotated[str | None, typer.Option(help="a folder or Hub name; none is the shipped base")] = None,
+    recipe: Annotated[str, typer.Option(help="a recipe")] = "grpo",
+    task: Task = "chain-sum",
+    weights: Annotated[str, typer.Option(help="which weights move")] = "full",
+    dtype: Dtype = "float32",
+    token_budget: Annotated[int, typer.Option(min=1, help="padded tokens in a micro-batch")] = 4096,
+    activation_checkpointing: Annotated[bool, typer.Option("--activation-checkpointing", help="recompute activations in the backward")] = False,
+) -> None:  # fmt: skip
+    """Versions, devices, threads, and an estimate of the memory a run takes."""
+    from whet.terminal.doctor import doctor
+    from whet.terminal.train import config_of
+
+    settings = {"model": model, "task": task, "weights": weights, "dtype": dtype, "token_budget": token_budget,
+                "activation_checkpointing": activation_checkpointing}  # fmt: skip
+    doctor(config_of(recipe, [], settings))
+
+
+@tasks_app.callback()
+def tasks(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        from whet.terminal.inspect import list_tasks
+
+        list_tasks()
+
+
+@tasks_app.command(name="show")
+def show_task(
+    name: Annotated[str, typer.Argument(help="a task's name, NAME:level=2, or a file", show_default=False)],
+    verifier: Verifier = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="problems to show")] = 3,
+) -> None:
+    """Problems of a task with rationales, a wrong rationale, and verdicts."""
+    from whet.terminal.inspect import show_task
+
+    show_task(name, verifier, n)
+
+
+@app.command(rich_help_panel=LIST)
+def recipes() -> None:
+    """The recipes: one a method."""
+    from whet.terminal.inspect import list_recipes
+
+    list_recipes()
+
+
+@app.command(rich_help_panel=LIST)
+def show(recipe: Recipe) -> None:
+    """A recipe's paper, equation, arguments and stages."""
+    from whet.terminal.inspect import show_recipe
+
+    show_recipe(recipe)
+
+
+@app.command(rich_help_panel=LIST)
+def papers(family: Annotated[str | None, typer.Option(help="only this family")] = None) -> None:
+    """The papers: implemented or planned, with the last verdict."""
+    from whet.terminal.inspect import list_papers
+
+    list_papers(family)
+
+
+@base_app.command(name="build")
+def build_base(
+    name: Annotated[str, typer.Argument(help="which of the shipped bases", show_default=False)],
+    out: Annotated[Path, typer.Option(help="where it is made; the model will be in DIR/model", metavar="DIR")],
+    steps: Annotated[int | None, typer.Option(min=1, help="fewer steps than its file says, for a trial")] = None,
+) -> None:
+    """Pretrain a base as it was made, from its file; goes on where it stopped."""
+    from whet.terminal.train import build_base
+
+    build_base(name, out, steps)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; a mistake that the user can mend is one line on stderr and exit code 2."""
+    try:
+        app(arguments)
+    except WhetError as problem:
+        print(f"whet: error: {' '.join(str(problem).split())}", file=sys.stderr)
+        sys.exit(2)

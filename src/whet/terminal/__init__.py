@@ -1,0 +1,1 @@
+"""What a person sees of Whet: the displays and tables behind the command."""

@@ -1,0 +1,87 @@
+"""`whet doctor`: versions, devices, threads, and what a run would ask of the memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from whet import __version__
+from whet.config import RunConfig
+from whet.errors import WhetError
+from whet.models import base
+from whet.models.format import Format
+from whet.recipes.recipe import get_recipe
+from whet.tasks import get_task
+from whet.terminal.console import console, quiet_libraries, table
+from whet.terminal.memory import estimate, memory_table
+
+NEEDED = ("whet", "torch", "transformers", "tokenizers", "safetensors", "peft", "pydantic", "typer", "rich")
+EXTRAS = {"reasoning-gym": "tasks", "math-verify": "tasks", "datasets": "data", "accelerate": "scale", "ray": "scale",
+          "bitsandbytes": "quant"}  # fmt: skip
+
+
+def doctor(config: RunConfig) -> None:
+    """Print what the machine has and what the run of `config` would take. No weights are loaded."""
+    quiet_libraries()
+    screen = console()
+    made = table("", "")
+    made.add_row("[dim]python[/]", f"{platform.python_version()} on {platform.platform()}")
+    for name in NEEDED:
+        made.add_row(f"[dim]{name}[/]", version(name) or "[red]missing[/]")
+    for name, extra in EXTRAS.items():
+        made.add_row(f"[dim]{name}[/]", version(name) or f"[dim]not there: pip install 'whet[{extra}]'[/]")
+    made.add_row("[dim]devices[/]", ", ".join(devices()))
+    made.add_row("[dim]threads[/]", f"{torch.get_num_threads()} of {os.cpu_count()} cores")
+    made.add_row("[dim]shipped base[/]", shipped())
+    screen.print(made)
+    model, tokenizer = shapes(config.model)
+    recipe = get_recipe(config.recipe)(**config.arguments)
+    items = estimate(model, recipe.stages, get_task(config.task), config, Format(tokenizer))
+    screen.print(f"[bold]{config.recipe}[/] with [bold]{config.model or 'base'}[/]  [dim]weights {config.weights}, "
+                 f"{config.dtype}, --token-budget {config.token_budget}[/]")  # fmt: skip
+    screen.print(memory_table(items))
+
+
+def shapes(model: str | None) -> tuple[Any, Any]:
+    """A model of the right shapes on no device, and its tokenizer."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    source = base.resolve(model)
+    adapter = Path(source) / "adapter_config.json"
+    if adapter.exists():
+        source = base.resolve(json.loads(adapter.read_text())["base_model_name_or_path"])
+    if Path(source).exists() and not (Path(source) / "config.json").exists():
+        raise WhetError(f"'{source}' is not a model folder: it has neither config.json nor adapter_config.json")
+    try:
+        with torch.device("meta"):
+            made = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source))
+        return made, AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as problem:
+        raise WhetError(f"model '{source}' could not be read: {str(problem).strip().splitlines()[0]}") from problem
+
+
+def devices() -> list[str]:
+    """What torch can compute on."""
+    found = ["cpu"]
+    found += [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+    return found + (["mps"] if torch.backends.mps.is_available() else [])
+
+
+def shipped() -> str:
+    """Where the base that ships with the package lies."""
+    folder = base.shipped()
+    return str(folder) if (folder / "config.json").exists() else f"[red]missing[/] in {folder}"
+
+
+def version(package: str) -> str | None:
+    """The installed version; Whet itself need not be installed to be run."""
+    try:
+        return __version__ if package == "whet" else metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,124 @@
+"""What training will ask of the memory: an estimate from the shapes, which says where the bytes go."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import nn
+
+from whet.config import RunConfig
+from whet.models.format import Format
+from whet.models.meter import Shapes
+from whet.objectives.forward import CHUNK_VALUES
+from whet.sampling.native import NativeSampler
+from whet.tasks import Task
+from whet.terminal.console import amount, memory, table
+from whet.training.stage import Stage
+from whet.weights import Lora, Weights, get_weights
+
+BYTES = {"float32": 4, "mixed": 4, "float64": 8, "bfloat16": 2}
+MOST_CACHE = 4 << 30  # of the native sampler on a CPU; on a GPU it takes a third of what is free
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing that takes memory."""
+
+    what: str
+    size: float
+    how: str
+
+
+def estimate(model: nn.Module, stages: Sequence[Stage], task: Task, config: RunConfig, form: Format) -> list[Item]:
+    """What the largest stage of a run takes, about.
+
+    Args:
+        model: its parameters may lie on the meta device; only shapes are read.
+        form: renders the prompts whose length the sampler's cache depends on.
+    """
+    size = BYTES[config.dtype]
+    low = 2 if config.dtype == "mixed" else size  # of activations
+    shape: Any = getattr(model, "config", None)
+    parameters = sum(p.numel() for p in model.parameters())
+    moving = trainable(model, get_weights(config.weights))
+    items = [
+        Item("weights", parameters * size, f"{amount(parameters)} parameters x {size} bytes"),
+        Item("gradients", moving * size, f"{amount(moving)} parameters move"),
+        Item("optimizer", 2 * moving * size, "two moments of AdamW"),
+    ]
+    wants = frozenset().union(*(s.wants() for s in stages))
+    if wants & {"reference", "reference_logprob"} and config.weights == "full":
+        items.append(Item("reference", parameters * size, "a frozen copy"))
+    tokens = max(config.token_budget, 1)
+    per_token, how = activations(shape, config.activation_checkpointing)
+    items.append(Item("activations", tokens * per_token * low, f"{tokens} tokens x {amount(per_token)} values, {how}"))
+    vocabulary = int(shape.vocab_size)
+    full = 4 * tokens * vocabulary
+    rows = max(1, CHUNK_VALUES // vocabulary)
+    chunk = 3 * 4 * min(tokens, rows) * vocabulary
+    items.append(Item("logits", chunk, f"B·L·V = {tokens} x {vocabulary} would be {memory(full)} in fp32, three times with "
+                      f"softmax and gradient; in chunks of {rows} learnt tokens"))  # fmt: skip
+    items.append(_cache(model, stages, task, form, size))
+    return items
+
+
+def trainable(model: nn.Module, weights: Weights) -> int:
+    """How many parameters move."""
+    if not isinstance(weights, Lora):
+        return sum(p.numel() for p in model.parameters())
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
+    matrices = [m.weight for m in model.modules() if isinstance(m, nn.Linear) and m is not head]
+    return sum(weights.rank * sum(w.shape) + (w.shape[0] if weights.name == "dora" else 0) for w in matrices)
+
+
+def activations(shape: Any, checkpointing: bool) -> tuple[float, str]:
+    """Values kept for the backward of one token, and how they are counted."""
+    hidden, layers = shape.hidden_size, shape.num_hidden_layers
+    heads = shape.num_attention_heads
+    width = getattr(shape, "head_dim", None) or hidden // heads
+    kv = getattr(shape, "num_key_value_heads", None) or heads
+    inner = getattr(shape, "intermediate_size", None) or getattr(shape, "n_inner", None) or 4 * hidden
+    layer = 6 * hidden + 2 * (heads + kv) * width + 4 * inner
+    if checkpointing:
+        return layers * hidden + layer, f"one state for each of {layers} layers, one layer recomputed at a time"
+    return layers * layer, f"{layers} layers"
+
+
+def memory_table(items: Sequence[Item]) -> Table:
+    """The items with their sum, and what the machine has."""
+    made = table("memory", "about", "how", right=("about",))
+    for item in items:
+        made.add_row(item.what, memory(item.size), f"[dim]{item.how}[/]")
+    made.add_section()
+    made.add_row("together", f"[bold]{memory(sum(i.size for i in items))}[/]", f"[dim]{available()}[/]")
+    return made
+
+
+def available() -> str:
+    """What the machine has."""
+    ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    found = [f"this machine has {memory(ram)}"]
+    for i in range(torch.cuda.device_count()):
+        free, all_of_it = torch.cuda.mem_get_info(i)
+        found.append(f"cuda:{i} {memory(free)} free of {memory(all_of_it)}")
+    return ", ".join(found)
+
+
+def _cache(model: nn.Module, stages: Sequence[Stage], task: Task, form: Format, size: int) -> Item:
+    """Keys and values of the answers that are decoded together; evaluations fill the sampler's batch in every run."""
+    for stage in stages:
+        stage.collect.bind(task)
+    budget = max(task.max_answer_tokens(), *(s.collect.budget for s in stages))
+    length = budget + max(sum(len(s.ids) for s in form.prompt(p)) for p in task.problems("train", 32))
+    shape: Any = model.config
+    heads = shape.num_attention_heads
+    share = (getattr(shape, "num_key_value_heads", None) or heads) / heads
+    token = 2 * Shapes.of(model).attention * share * size
+    answers = NativeSampler().batch_size
+    how = f"{answers} answers x {length} tokens x {memory(token)}, at most {memory(MOST_CACHE)}"
+    return Item("sampler's cache", min(MOST_CACHE, answers * length * token), how)

@@ -1,0 +1,80 @@
+"""A task that tiny models half master, and tiny models that do: what recipes need to have something to learn from."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tiny import tiny_policy
+from whet.models.policy import Policy
+from whet.objectives import nll
+from whet.sources import Demonstrations, Scope, Uniform
+from whet.tasks import Procedural, get_task
+from whet.tasks.problem import Corruption, Problem, Step
+from whet.tasks.task import register
+from whet.training.learner import Learner
+from whet.training.optimizer import AdamW
+from whet.training.stage import Update
+from whet.weights import Weights
+
+_folders: list[tempfile.TemporaryDirectory[str]] = []
+
+
+class Parity(Procedural):
+    """`parity 1234` is answered by the last digit (the one step) and whether it is odd."""
+
+    name = "parity"
+    levels = (1, 2)
+
+    def draw(self, rng: random.Random, level: int) -> tuple[int, ...]:
+        return (rng.randrange(10 ** (2 + level)),)
+
+    def build(self, parameters: tuple[int, ...], level: int) -> Problem:
+        (n,) = parameters
+        return Problem("", f"parity {n}", str(n % 2), steps=(Step(str(n % 10)),), plan="look at the end")
+
+    def corrupt(self, problem: Problem, rng: random.Random) -> Corruption:
+        wrong = int(problem.steps[0].text) + 1
+        return Corruption((Step(str(wrong % 10)),), str(wrong % 2), "copy", 0)
+
+    def max_answer_tokens(self) -> int:
+        return 14
+
+
+register("parity", "trained", "Parity")
+
+
+@cache
+def _weights(kind: str, style: str, steps: int) -> dict[str, torch.Tensor]:
+    policy = tiny_policy(kind, style=style)
+    task, weights = get_task("parity"), Weights()
+    weights.attach(policy, 0)
+    update = Update(nll(), optimizer=AdamW(lr=1e-2, schedule="linear"))
+    learner = Learner(update, {"policy": policy}, weights, steps=steps, token_budget=10_000)
+    problems = Uniform()
+    problems.bind(task, 7)
+    for step in range(steps):
+        learner.step(Demonstrations().rows(problems, 16, policy, Scope(task, step)), step, "training")
+    return policy.model.state_dict()
+
+
+def trained_policy(kind: str = "qwen3", style: str = "tags", dtype: torch.dtype = torch.float32, steps: int = 40,
+                   **config: Any) -> Policy:  # fmt: skip
+    """A tiny policy that answers `parity` in its format, often wrongly, and ends; new weights each time, equal ones."""
+    policy = tiny_policy(kind, style=style, dtype=dtype, **config)
+    policy.model.load_state_dict(_weights(kind, style, steps))
+    return policy
+
+
+@cache
+def trained_folder(kind: str = "qwen3", style: str = "tags") -> str:
+    """A model folder of such a policy, for what loads models by name. Nobody may write into it."""
+    holder = tempfile.TemporaryDirectory(prefix="tiny-")
+    _folders.append(holder)
+    trained_policy(kind, style).save(Path(holder.name) / "model")
+    return str(Path(holder.name) / "model")
