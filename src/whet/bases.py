@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,9 @@ def texts(mixture: list[Part], n: int = 6000) -> list[str]:
     return [text for p in source.draw(n) for text in (p.prompt, p.rationale, p.answer or "")]
 
 
-def build(name: str, out: Path, *, steps: int | None = None, observer: Observer | None = None) -> Policy:
-    """Pretrain a base into `out` (resumed where it stopped) and export it to `out/model`."""
+def build(name: str, out: Path, *, steps: int | None = None, observer: Observer | None = None,
+          stop: Callable[[], bool] | None = None) -> Policy:  # fmt: skip
+    """Pretrain a base into `out` (resumed where it stopped) and export it to `out/model` when it is finished."""
     described = describe(name)
     mixture = parts(described)
     resume = (out / "run.yaml").exists()
@@ -61,9 +63,10 @@ def build(name: str, out: Path, *, steps: int | None = None, observer: Observer 
     policy.mixed = described.get("dtype") == "mixed"
     recipe = pretrain(parts=mixture, steps=steps or described["steps"], batch=described["batch"], lr=described["lr"])
     options = Options(seed=described["seed"], token_budget=4096, save_every=250, keep="last",
-                      milestones=True)  # fmt: skip
-    Fit(policy, recipe.stages, mixture[0].task, options=options, folder=folder, observer=observer).run(resume)
-    export(policy, folder.model)
+                      milestones=True, stop=stop)  # fmt: skip
+    fit = Fit(policy, recipe.stages, mixture[0].task, options=options, folder=folder, observer=observer)
+    if fit.run(resume).finished:
+        export(policy, folder.model)
     return policy
 
 

@@ -4,8 +4,9 @@ so that `whet --help` answers at once.
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from whet import __version__
 from whet.errors import WhetError
 
 TRAIN, LOOK, LIST, MAKE = "Train and use", "Look before you train", "What there is", "Make"
-METHOD, EVALUATION, MACHINE, RUN = "What", "Evaluation", "Machine", "The run"
+METHOD, RUN, EVALUATION, MACHINE = "What is learnt", "The run", "Evaluation", "The machine"
 
 app = typer.Typer(
     name="whet", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -28,8 +29,50 @@ base_app = typer.Typer(no_args_is_help=True, help="The bases that ship with the 
 app.add_typer(tasks_app, name="tasks", rich_help_panel=LIST)
 app.add_typer(base_app, name="base", rich_help_panel=MAKE)
 
-# what `whet run` takes besides the settings of a run (`whet.config.RunConfig`), which it offers each as an option
-OWN = ("recipe", "arguments", "out", "resume", "quiet", "dry_run")
+Setting = tuple[Any, str, str, object]
+
+# the settings of a run (`whet.config.RunConfig`): type, panel, help, default. They stand here again because pydantic would
+# make `whet --help` slow; a test holds them equal.
+SETTINGS: dict[str, Setting] = {
+    "model": (str, METHOD, "a folder or Hub name; none is the shipped base", None),
+    "task": (str, METHOD, "a task's name, a JSONL file, or hub:ORG/NAME", "chain-sum"),
+    "verifier": (str, METHOD, "of a file task: exact, number, math, choice, regex:..., FILE.py:FUNCTION", None),
+    "validation": (str, METHOD, "a file task's validation file; else 10 % by hash of the prompt", None),
+    "test": (str, METHOD, "a file task's test file; else 10 % by hash of the prompt", None),
+    "weights": (str, METHOD, "which weights move: full, lora, rslora, dora; lora:rank=8,alpha=16", "full"),
+    "seed": (int, METHOD, "root of all randomness", 0),
+    "budget": (str, RUN, "ends the run instead of steps: flops:2e13, tokens:1e6, steps:100, minutes:5", None),
+    "patience": (int, RUN, "evaluations without a new best before stopping; 0 is never", 0),
+    "keep": (str, RUN, "end with the best weights on validation, or the last", "best"),
+    "save_every": (int, RUN, "steps between checkpoints; 0 only at the end", 50),
+    "eval_every": (int, EVALUATION, "steps between evaluations on validation; 0 is never", 25),
+    "evaluations": (int, EVALUATION, "so many evaluations at equal shares of the run instead", 0),
+    "validation_n": (int, EVALUATION, "validation problems at each evaluation", 128),
+    "test_n": (int, EVALUATION, "test problems before and after", 512),
+    "k": (int, EVALUATION, "sampled answers to each test problem (pass@k); 0 leaves them out", 16),
+    "others": (list[str], EVALUATION, "tasks whose accuracy shows what is forgotten; none: the built-in ones", None),
+    "others_n": (int, EVALUATION, "test problems of each of them", 256),
+    "device": (str, MACHINE, "auto, cpu, cuda, cuda:1, mps", "auto"),
+    "dtype": (str, MACHINE, "float32, bfloat16, float64, or mixed (fp32 weights, bf16 forwards)", "float32"),
+    "activation_checkpointing": (bool, MACHINE, "recompute activations in the backward to save memory", False),
+    "threads": (int, MACHINE, "CPU threads; 0 takes the cores there are, at most 8", 0),
+    "token_budget": (int, MACHINE, "padded tokens in a micro-batch; changes memory, not the gradient", 4096),
+}  # fmt: skip
+
+
+def takes_settings(function: Callable[..., None]) -> Callable[..., None]:
+    """Offer each of `SETTINGS` as an option that the function gets by name, None where it was not given."""
+    own = inspect.signature(function, eval_str=True)
+    kept = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    options = []
+    for name, (kind, panel, text, default) in SETTINGS.items():
+        shown = "" if default is None or default is False else f" [dim]({default})[/]"
+        option = typer.Option(f"--{name.replace('_', '-')}", help=text + shown, show_default=False, rich_help_panel=panel)
+        annotation = Annotated[kind | None, option]
+        options.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+    function.__signature__ = own.replace(parameters=[*kept, *options])  # type: ignore[attr-defined]
+    return function
+
 
 Model = Annotated[str, typer.Argument(help="base, a model or run folder, or a Hub name", show_default=False)]
 Task = Annotated[str, typer.Option(help="a task's name, a JSONL file, or hub:ORG/NAME")]
@@ -39,62 +82,44 @@ Verifier = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float64, or mixed")]
 Recipe = Annotated[str, typer.Argument(help="a recipe; see `whet recipes`", show_default=False)]
-Pairs = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="the recipe's own arguments; see `whet show RECIPE`")]
+Pairs = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="the recipe's own arguments; see `whet show RECIPE`")
+]
 
 
-def setting(text: str, default: object = None, panel: str = RUN, **more: Any) -> Any:
-    """An option of `whet run`: help and default as `RunConfig` has them. None means that it was not given."""
-    shown = str(default) if default is not None else False
-    return typer.Option(help=text, show_default=shown, rich_help_panel=panel, **more)
-
-
-@app.callback()
-def whet(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
-) -> None:
-    if version:
+def print_version(asked: bool) -> None:
+    if asked:
         print(f"whet {__version__}")
         raise typer.Exit
 
 
+@app.callback()
+def whet(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=print_version)
+    ] = False,
+) -> None: ...
+
+
 @app.command(rich_help_panel=TRAIN)
+@takes_settings
 def run(
-    context: typer.Context,
     recipe: Annotated[str | None, typer.Argument(help="a recipe, or a run.yaml to run again", show_default=False)] = None,
     arguments: Pairs = None,
-    model: Annotated[str | None, setting("a folder or Hub name; none is the shipped base", None, METHOD)] = None,
-    task: Annotated[str | None, setting("a task's name, a JSONL file, or hub:ORG/NAME", "chain-sum", METHOD)] = None,
-    verifier: Annotated[str | None, setting("of a file task: exact, number, math, choice, regex:..., FILE.py:FUNCTION", None, METHOD)] = None,
-    validation: Annotated[str | None, setting("a file task's validation file; else 10 % by hash of the prompt", None, METHOD)] = None,
-    test: Annotated[str | None, setting("a file task's test file; else 10 % by hash of the prompt", None, METHOD)] = None,
-    weights: Annotated[str | None, setting("which weights move: full, lora, rslora, dora; lora:rank=8,alpha=16", "full", METHOD)] = None,
-    seed: Annotated[int | None, setting("root of all randomness", 0, METHOD)] = None,
-    out: Annotated[Path | None, typer.Option(help="the run's folder; without it nothing is kept", rich_help_panel=RUN)] = None,
-    resume: Annotated[Path | None, typer.Option(help="go on with the run in this folder", metavar="DIR", rich_help_panel=RUN)] = None,
-    budget: Annotated[str | None, setting("ends the run instead of steps: flops:2e13, tokens:1e6, steps:100, minutes:5")] = None,
-    save_every: Annotated[int | None, setting("steps between checkpoints; 0 only at the end", 50)] = None,
-    keep: Annotated[str | None, setting("end with the best weights on validation, or the last", "best")] = None,
-    patience: Annotated[int | None, setting("evaluations without a new best before stopping; 0 is never", 0)] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="no progress, only the result", rich_help_panel=RUN)] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything, estimate the memory, write nothing", rich_help_panel=RUN)] = False,
-    eval_every: Annotated[int | None, setting("steps between evaluations on validation; 0 is never", 25, EVALUATION)] = None,
-    evaluations: Annotated[int | None, setting("so many evaluations at equal shares of the run instead", 0, EVALUATION)] = None,
-    validation_n: Annotated[int | None, setting("validation problems at each evaluation", 128, EVALUATION)] = None,
-    test_n: Annotated[int | None, setting("test problems before and after", 512, EVALUATION)] = None,
-    k: Annotated[int | None, setting("sampled answers to each test problem (pass@k); 0 leaves them out", 16, EVALUATION)] = None,
-    others: Annotated[list[str] | None, setting("tasks whose accuracy shows what is forgotten; none: the built-in ones", None, EVALUATION)] = None,
-    others_n: Annotated[int | None, setting("test problems of each of them", 256, EVALUATION)] = None,
-    device: Annotated[str | None, setting("auto, cpu, cuda, cuda:1, mps", "auto", MACHINE)] = None,
-    dtype: Annotated[str | None, setting("float32, bfloat16, float64, or mixed (fp32 weights, bf16 forwards)", "float32", MACHINE)] = None,
-    activation_checkpointing: Annotated[bool | None, setting("recompute activations in the backward to save memory", False, MACHINE)] = None,
-    threads: Annotated[int | None, setting("CPU threads; 0 takes the cores there are, at most 8", 0, MACHINE)] = None,
-    token_budget: Annotated[int | None, setting("padded tokens in a micro-batch; changes memory, not the gradient", 4096, MACHINE)] = None,
-) -> None:  # fmt: skip
+    *,
+    out: Annotated[Path | None, typer.Option(help="the run's folder; without it nothing is kept")] = None,
+    resume: Annotated[Path | None, typer.Option(help="go on with the run in this folder", metavar="DIR")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="check everything, estimate the memory, write nothing")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="no progress, only the result")] = False,
+    **settings: Any,
+) -> None:
     """Train a model with a recipe: evaluate, train, evaluate again."""
     from whet.terminal.train import train
 
-    settings = {k: v for k, v in context.params.items() if k not in OWN and v not in (None, [])}
-    train(recipe, arguments or [], settings, out=out, resume=resume, quiet=quiet, dry_run=dry_run)
+    given = {k: v for k, v in settings.items() if v not in (None, [])}
+    train(recipe, arguments or [], given, out=out, resume=resume, quiet=quiet, dry_run=dry_run)
 
 
 @app.command(name="eval", rich_help_panel=TRAIN)
@@ -172,8 +197,10 @@ def doctor(
     weights: Annotated[str, typer.Option(help="which weights move")] = "full",
     dtype: Dtype = "float32",
     token_budget: Annotated[int, typer.Option(min=1, help="padded tokens in a micro-batch")] = 4096,
-    activation_checkpointing: Annotated[bool, typer.Option("--activation-checkpointing", help="recompute activations in the backward")] = False,
-) -> None:  # fmt: skip
+    activation_checkpointing: Annotated[
+        bool, typer.Option("--activation-checkpointing", help="recompute activations in the backward")
+    ] = False,
+) -> None:
     """Versions, devices, threads, and an estimate of the memory a run takes."""
     from whet.terminal.doctor import doctor
     from whet.terminal.train import config_of
@@ -242,7 +269,7 @@ def build_base(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; a mistake that the user can mend is one line on stderr and exit code 2."""
     try:
-        app(arguments)
+        app(arguments, prog_name="whet")
     except WhetError as problem:
         print(f"whet: error: {' '.join(str(problem).split())}", file=sys.stderr)
         sys.exit(2)

@@ -147,7 +147,7 @@ class Run:
         if config.activation_checkpointing:
             self.policy.checkpointing = True
             self.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
-        asked = config.dump(self._record()) if out is not None else ""
+        asked = config.dump(self.record()) if out is not None else ""
         self.folder = None if out is None else RunFolder.open(out) if self.resumed else RunFolder.create(out)
         if self.folder and not self.resumed:
             write_atomic(self.folder.config, asked)
@@ -233,7 +233,8 @@ class Run:
         """What the task's problems are a function of: a file's hash, or a generator's name and version."""
         return getattr(self.task, "fingerprint", None) or f"{self.task.name}/{self.task.version}"
 
-    def _record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
+        """What the run found: versions and hashes, for `run.yaml`."""
         packages = ("whet", "torch", "transformers", "tokenizers", "peft", "safetensors")
         return {
             "started": time.strftime("%Y-%m-%dT%H:%M:%S"),

@@ -121,7 +121,7 @@ def test_it_refuses_what_it_does_not_know(name: str) -> None:
         entry(**{f"{argument}x": 1})
     for given in entry.arguments.values():
         if given.type in ("int", "float", "bool"):
-            with pytest.raises(WhetError, match=rf"{given.name} is a"):
+            with pytest.raises(WhetError, match=f"{given.name} is "):
                 entry(**{given.name: "many"})
             break
 

@@ -69,13 +69,13 @@ def test_splits_are_disjoint_and_positions_stable(name: str) -> None:
 def test_another_process_makes_the_same_problems() -> None:
     code = (
         "import json, sys; from whet.tasks import get_task; "
-        "print(json.dumps([repr(get_task('gym:' + n).problems('train', 3)) for n in sys.argv[1:]]))"
+        "print(json.dumps([repr(get_task('gym:' + n).problems('train', 2)) for n in sys.argv[1:]]))"
     )
     names = [*HASHED, "list_functions", "suite"]
     environment = {**os.environ, "PYTHONHASHSEED": "12345", "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", code, *names]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == [repr(Gym(n).problems("train", 3)) for n in names]
+    assert json.loads(done.stdout) == [repr(Gym(n).problems("train", 2)) for n in names]
 
 
 def test_levels_are_the_curriculum_and_options_the_configuration() -> None:

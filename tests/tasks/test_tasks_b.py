@@ -193,8 +193,13 @@ def test_steps_and_choices_are_well_formed(c: Case, level: int) -> None:
 @every_case
 def test_capabilities(c: Case) -> None:
     usual = {"verifier", "demonstrations", "unlimited", "rationales", "plans", "corruptions"}
-    assert make(c.spec).provides() - {"choices"} == usual
-    assert ("choices" in make(c.spec).provides()) == c.choices or "open" in c.spec
+    assert make(c.spec).provides() == (usual | {"choices"} if c.choices else usual)
+
+
+def test_mixtures_promise_no_choices() -> None:
+    for task in (Facts(1), Finance(1)):
+        assert any(p.choices for p in task.problems("train", 50))
+        assert "choices" not in task.provides()
 
 
 @every_case

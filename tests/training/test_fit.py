@@ -14,6 +14,7 @@ import torch
 from trained import trained_policy
 from whet.advantages import group_mean, group_std
 from whet.errors import WhetError
+from whet.evaluation.evaluate import Evaluator, Plan
 from whet.models.policy import Policy
 from whet.objectives import dpo, kl_to_reference, nll, policy_gradient
 from whet.objectives.forward import Context
@@ -21,7 +22,8 @@ from whet.objectives.objective import Term
 from whet.records import Row, Sample, Segment
 from whet.rewards import Attempt, Reward, accuracy, each
 from whet.runs import RunFolder
-from whet.sources import Demonstrations, DropDead, Gate, Pairs, Rollouts, Scope, Uniform
+from whet.seeds import seed_for
+from whet.sources import Demonstrations, DropDead, Gate, Pairs, Rollouts, Uniform
 from whet.tasks import Problem, get_task
 from whet.training import checkpoint, metrics
 from whet.training.fit import Fit, Options, minibatches
@@ -123,8 +125,6 @@ def test_rows_of_a_step_depend_on_seed_stage_and_step_alone() -> None:
         for other in others:
             torch.rand(other + 1)
         clock = dict.fromkeys(("sample", "score", "learn"), 0.0)
-        from whet.seeds import seed_for
-
         seen, _ = loop._collect(loop.stages[0], seed_for(seed, "stage", 0, "step", step), clock)
         return [r["response"].ids for r in seen]
 
@@ -336,9 +336,7 @@ def test_the_run_ends_with_the_best_weights_or_the_last(keep: str, tmp_path: Pat
 
 
 def test_the_last_step_is_always_evaluated() -> None:
-    count: list[int] = []
-    loop = fit(sft_stage(steps=5), evaluate=lambda policy: {"accuracy": float(len(count) or count.append(0) or 0)},
-               eval_every=3)  # fmt: skip
+    loop = fit(sft_stage(steps=5), evaluate=scripted(0.0, 0.0, 0.0), eval_every=3)
     steps: list[int] = []
     real = loop._evaluate
     loop._evaluate = lambda: (steps.append(loop.progress.total), real())[1]  # type: ignore[method-assign]
@@ -424,28 +422,11 @@ def test_means_over_updates_sum_what_is_counted() -> None:
 
 
 def test_evaluation_spends_no_budget() -> None:
-    policy = trained_policy()
-    task = get_task("parity")
-
-    def evaluate(given: Policy) -> dict[str, float]:
-        from whet.models.meter import Meter
-        from whet.sources import ask
-
-        with given.metered(Meter()):
-            ask(given, task.problems("test", 4), Rollouts(1, 5).settings, 1, 0)  # type: ignore[arg-type]
-        return {"accuracy": 0.0}
+    evaluator = Evaluator(get_task("parity"), Plan(n=2, k=2, validation=4))
 
     def spent(**options: Any) -> dict[str, float]:
-        loop = fit(sft_stage(), policy=trained_policy(), **options)
+        loop = fit(sft_stage(), **options)
         loop.run()
         return {k: v for k, v in loop.policy.meter.as_dict().items() if k != "seconds"}
 
-    assert spent(evaluate=evaluate, eval_every=1) == spent()
-    assert policy.meter.flops == 0
-
-
-def test_a_scope_forgets_the_problems_of_a_step() -> None:
-    loop = fit(rl_stage(steps=2))
-    loop.run()
-    assert not loop.scope.known
-    assert isinstance(loop.scope, Scope)
+    assert spent(evaluate=evaluator.validation, eval_every=1) == spent()

@@ -77,17 +77,7 @@ class Cell:
 
     def by_problem(self, metric: str) -> np.ndarray | None:
         """(P,) what the model scored on each test problem; None where the metric is not one of problems."""
-        name, _, number = metric.partition("@")
-        k = int(self.answers.get("k") or 0)
-        if metric == "accuracy":
-            return _digits(self.answers["greedy"])
-        if number != str(k) or name not in ("mean", "pass"):
-            return None
-        table = _digits(self.answers["sampled"]).reshape(-1, k)
-        some = ~np.isnan(table).all(1)
-        found = np.full(len(table), math.nan)  # where no answer could be judged
-        found[some] = np.nanmean(table[some], 1) if name == "mean" else np.nanmax(table[some], 1)
-        return found
+        return by_problem(self.answers, metric)
 
 
 @dataclass(frozen=True)
@@ -199,8 +189,25 @@ class Scores:
             raise WhetError("the start of these runs was not measured")
         table = self._table(metric, START)
         if table is None:
-            return over_seeds([float(self.start.metrics.get(metric) or 0.0)])
+            if self.start.metrics.get(metric) is None:
+                raise unknown("metric of the start", metric, self.start.metrics)
+            return over_seeds([float(self.start.metrics[metric])])  # type: ignore[arg-type]
         return over_seeds_and_problems(table[:, ~np.isnan(table[0])])
+
+
+def by_problem(answers: Mapping[str, Any], metric: str) -> np.ndarray | None:
+    """(P,) accuracy, mean@k or pass@k of a cell's answers, NaN where none could be judged; None for another metric."""
+    name, _, number = metric.partition("@")
+    k = int(answers["k"])
+    if metric == "accuracy":
+        return _digits(answers["greedy"])
+    if number != str(k) or name not in ("mean", "pass"):
+        return None
+    table = _digits(answers["sampled"]).reshape(-1, k)
+    some = ~np.isnan(table).all(1)
+    found = np.full(len(table), math.nan)
+    found[some] = np.nanmean(table[some], 1) if name == "mean" else np.nanmax(table[some], 1)
+    return found
 
 
 def interval_dict(found: Interval) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import inspect
 import json
 import pkgutil
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -34,6 +34,15 @@ HOW_TO_PROVIDE = {
     "corruptions": "a task with a corruptor",
     "unlimited": "a task that generates problems",
 }
+
+# kinds of arguments that can be written on a command line
+KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "bool": (bool, "true or false"),
+    "int": (int, "a whole number"),
+    "float": ((int, float), "a number"),
+    "list": (list, "a list such as [0.2, 0.28]"),
+}
+PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
 
 
 @dataclass
@@ -99,15 +108,17 @@ class Entry:
         """The first line of its docstring."""
         return (inspect.getdoc(self.build) or "").split("\n", 1)[0]
 
-    def __call__(self, **arguments: Any) -> Recipe:
-        """Build it; text values are read as JSON where the argument is not text."""
+    def read(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments with their types: text values are read as JSON where the argument is not text."""
         known = self.arguments
-        given: dict[str, Any] = {}
-        for name, value in arguments.items():
+        for name in arguments:
             if name not in known:
                 raise unknown(f"argument of recipe '{self.name}'", name, known)
-            given[name] = _read(self.name, known[name], value)
-        return self.build(**given)
+        return {name: _read(self.name, known[name], value) for name, value in arguments.items()}
+
+    def __call__(self, **arguments: Any) -> Recipe:
+        """Build it."""
+        return self.build(**self.read(arguments))
 
 
 _REGISTRY: dict[str, Entry] = {}
@@ -167,16 +178,16 @@ def _read(recipe_name: str, argument: Argument, value: Any) -> Any:
     """Turn a command line's text into the type of the argument."""
     if not isinstance(value, str) or argument.type.startswith("str"):
         return value
+    kind = next((k for k in KINDS if argument.type.startswith(k)), "")
+    if not kind:
+        raise WhetError(f"recipe '{recipe_name}': {argument.name} is an object, given from Python only")
     try:
-        read = json.loads(value)
+        read = json.loads(PYTHON_WORDS.get(value, value))
     except ValueError:
         read = value
-    kinds: Sequence[tuple[str, type | tuple[type, ...]]] = (("bool", bool), ("int", int), ("float", (int, float)),
-                                                          ("list", list))
-    for kind, types in kinds:
-        if argument.type.startswith(kind):
-            wrong = not isinstance(read, types) or (kind != "bool" and isinstance(read, bool))
-            if wrong and not ("str" in argument.type and isinstance(read, str)):
-                raise WhetError(f"recipe '{recipe_name}': {argument.name} is a {kind}, not '{value}'")
-            return float(read) if kind == "float" and not isinstance(read, str) else read
-    return tuple(read) if isinstance(read, list) else read
+    if (read is None and "None" in argument.type) or (isinstance(read, str) and "str" in argument.type):
+        return read
+    types, wanted = KINDS[kind]
+    if not isinstance(read, types) or (isinstance(read, bool) and kind != "bool"):
+        raise WhetError(f"recipe '{recipe_name}': {argument.name} is {wanted}, not '{value}'")
+    return float(read) if kind == "float" else read

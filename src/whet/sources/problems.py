@@ -117,9 +117,9 @@ class Mixture(Problems):
         rng = rng_for(self._seed, "mixture", i)
         place = rng.choices(range(len(self.parts)), self._shares)[0]
         part, pool = self.parts[place], self._pools[place]
-        # the i-th draw of the mixture, folded so that the part's problems are revisited `repeats` times on average
+        # drawing from a pool of 1 / (r - 1) of the part's draws so far meets each problem that is met r times on average
         drawn = (i + 1) * part.share / sum(self._shares)
-        index = i if part.repeats <= 1 else rng.randrange(max(1, round(drawn / part.repeats)))
+        index = i if part.repeats <= 1 else rng.randrange(max(1, round(drawn / (part.repeats - 1))))
         if pool:
             problem = pool[index % len(pool)]
         else:

@@ -23,7 +23,9 @@ from whet.tasks.facts_world import (
     SIZES,
     STATEMENTS,
     Fact,
+    Stated,
     World,
+    read,
     world,
 )
 from whet.tasks.problem import Check, Corruption, Problem, Response, Split, Step
@@ -42,7 +44,6 @@ PLANS = {
     "comparison": "State both ages, then compare them.",
 }
 DISTRACTORS = (1, 3, 5, 8)  # a level, in open-book prompts
-Stated = tuple[str, str, str]  # subject, attribute, value as a rationale states them
 
 
 class Facts(Procedural):
@@ -270,11 +271,11 @@ class Facts(Procedural):
                 return "compares other ages than those stated"
             first, second = int(found[1]), int(found[3])
             return "" if (first > second) == (found[2] == "more") and first != second else "the comparison is false"
-        read = _read(line)
-        if read is None:
+        found = read(line)
+        if found is None:
             return "not a statement of a fact"
-        said.append(read)
-        subject, attribute, value = read
+        said.append(found)
+        subject, attribute, value = found
         if not due:
             return "no fact is due"
         fact = (subject, attribute) if (subject, attribute) in due else due[0]
@@ -357,6 +358,9 @@ class Facts(Procedural):
         """`paraphrase` runs through all five wordings, those of the other splits among them."""
         return {"paraphrase": cycle(self._word, "wording", range(5))}
 
+    def provides(self) -> set[str]:
+        return super().provides() - (set() if self.kind == "comparison" else {"choices"})
+
     def spec(self) -> str:
         options = {"level": self._given, "form": self.form, "kind": self.kind, "world": self.seed, "year": self.year}
         options["only"] = self.only
@@ -392,21 +396,6 @@ def _elder(question: tuple[str, ...], ages: list[str]) -> str:
     """The one of the two people compared that the ages make the answer."""
     _, first, second, which = question
     return first if (int(ages[0]) > int(ages[1])) == (which == "older") else second
-
-
-_FORMS = [
-    (attribute, re.compile(re.escape(form).replace(r"\{s\}", r"(?P<s>\w+)").replace(r"\{v\}", r"(?P<v>\w+)")))
-    for attribute, forms in STATEMENTS.items()
-    for form in forms
-]
-
-
-def _read(line: str) -> Stated | None:
-    """The fact that a sentence states, in either wording."""
-    for attribute, form in _FORMS:
-        if found := form.fullmatch(line):
-            return found["s"], attribute, found["v"]
-    return None
 
 
 def _whole(option: str, text: int | str, highest: int) -> int:

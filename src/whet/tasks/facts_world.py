@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -73,6 +74,7 @@ PHRASES = {
 }
 
 Fact = tuple[str, str]  # (subject, attribute)
+Stated = tuple[str, str, str]  # (subject, attribute, value), true or not
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,3 +155,18 @@ class World:
 def world(seed: int, size: int) -> World:
     """The world of a seed, made once a process."""
     return World(seed, size)
+
+
+_FORMS = [
+    (attribute, re.compile(re.escape(form).replace(r"\{s\}", r"(?P<s>\w+)").replace(r"\{v\}", r"(?P<v>\w+)")))
+    for attribute, forms in STATEMENTS.items()
+    for form in forms
+]
+
+
+def read(line: str) -> Stated | None:
+    """The fact that a sentence states, in either wording."""
+    for attribute, form in _FORMS:
+        if found := form.fullmatch(line):
+            return found["s"], attribute, found["v"]
+    return None

@@ -106,6 +106,9 @@ class Finance(Procedural):
             "scaling": cycle(_word, "scale", (1, SCALE)),
         }
 
+    def provides(self) -> set[str]:
+        return super().provides() - (set() if self.subtask in ("compare", "sentiment") else {"choices"})
+
     def spec(self) -> str:
         options = {"level": self._given, "subtask": self.subtask}
         given = ",".join(f"{key}={value}" for key, value in options.items() if value is not None)

@@ -81,7 +81,8 @@ class Gym(Task):
         WhetError: unknown name, option or level, a refused configuration, or the extra `tasks` is missing.
     """
 
-    version = 1
+    name = "gym"
+    description = "the data sets of reasoning-gym, each with its own scorer; gym:suite mixes twenty short ones"
 
     def __init__(self, name: str = "suite", level: int | str | None = None, **options: Any) -> None:
         self.name = f"gym:{name}"

@@ -66,12 +66,12 @@ def is_harmless(name: str, answer: str) -> bool:
 @functools.lru_cache(maxsize=256)
 def dataset(name: str, level: int, options: str) -> Any:
     """The data set: the library's default configuration (level 0) or its curriculum's, then the options over it."""
-    from reasoning_gym.factory import CURRICULA, DATASETS
+    from reasoning_gym.factory import DATASETS, create_curriculum
 
     dataset_cls, config_cls = DATASETS[name]
     fixed = {"seed": SEED, "size": SIZES.get(name, SIZE)}
     if level:
-        curriculum = CURRICULA[name]()
+        curriculum = create_curriculum(name)
         curriculum.set_global_level(level - 1)
         config = curriculum.generate_configuration(fixed)
     else:
@@ -91,14 +91,14 @@ def item(name: str, level: int, options: str, index: int) -> dict[str, Any]:
 
 def describe(name: str) -> dict[str, Any]:
     """{fields: name -> default, levels: how many the curriculum knows}."""
-    from reasoning_gym.factory import CURRICULA, DATASETS
+    from reasoning_gym.factory import DATASETS, create_curriculum, has_curriculum
 
     fields = {
         f.name: f.default
         for f in dataclasses.fields(DATASETS[name][1])
         if isinstance(f.default, int | float | str) and f.name not in ("seed", "size")
     }
-    levels = [len(a.levels) for a in CURRICULA[name]().attributes.values()] if name in CURRICULA else []
+    levels = [len(a.levels) for a in create_curriculum(name).attributes.values()] if has_curriculum(name) else []
     return {"fields": fields, "levels": max(levels, default=0)}
 
 

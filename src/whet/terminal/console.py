@@ -29,10 +29,9 @@ def note(text: str) -> None:
     console(stderr=True).print(f"whet: note: {text}", markup=False, style="yellow", soft_wrap=True)
 
 
-def table(*columns: str, right: Sequence[str] = (), title: str | None = None) -> Table:
+def table(*columns: str, right: Sequence[str] = ()) -> Table:
     """A table with a dim head and no frame; the columns in `right` hold numbers."""
-    made = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, title=title, title_justify="left",
-                 title_style="bold")  # fmt: skip
+    made = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, show_edge=False)
     for name in columns:
         number = name in right
         made.add_column(name, justify="right" if number else "left", no_wrap=number)

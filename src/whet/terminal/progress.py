@@ -220,10 +220,12 @@ class Panel(Display):
     def __init__(self, interrupt: Interrupt, steps: int = 0) -> None:
         super().__init__(interrupt, steps)
         self.console = console()
-        self.live = Live(get_renderable=self.render, console=self.console, refresh_per_second=5, transient=True)
         self.spinner = Spinner("dots", style="cyan")
+        self.doing = "loading"
+        self.live = Live(get_renderable=self.render, console=self.console, refresh_per_second=5, transient=True)
 
     def __enter__(self) -> Panel:
+        self.live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -235,7 +237,6 @@ class Panel(Display):
         for line in rest:
             self.console.print(Text(line, style="dim"))
         self.console.print()
-        self.live.start()
 
     def tell(self, text: str, *, warning: bool = False) -> None:
         self.console.print(Text(("! " if warning else "") + text, style="yellow" if warning else "dim"))
@@ -267,9 +268,8 @@ class Panel(Display):
         right: list[tuple[str, str]] = []
         if self.validation:
             step, best = self.best() or (0, math.nan)
-            right.append(("validation", share(self.validation[-1][1])))
+            right.append(("validation", f"{share(self.validation[-1][1])}  {curve([v for _, v in self.validation])}"))
             right.append(("  best", f"{share(best)} at step {step}"))
-            right.append(("", curve([v for _, v in self.validation])))
         spent = "  ".join(f"{name} {percent(s)}" for name, s in self.split().items())
         right.append(("time", spent))
         grid = Table.grid(padding=(0, 2))
@@ -286,7 +286,8 @@ def headline(config: RunConfig, policy: Policy, task: Task, lines: Sequence[str]
     """What is run, on what, and the stages in words."""
     import torch
 
-    where = f"{policy.device.type}, {config.dtype}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    where = f"{policy.device.type}, {config.dtype}, {threads} thread{'s' * (threads > 1)}"
     model = config.model or "base"
     return [
         f"{config.recipe} on {task.spec()}",

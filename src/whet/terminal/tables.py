@@ -21,6 +21,7 @@ def before_after(summary: Mapping[str, Any]) -> Table:
         made.add_row(*_row(name.replace("_", " "), before.get(name), after[name]))
     if summary["others"]:
         made.add_section()
+        made.add_row(Text("other tasks", style="dim"))
         for task, row in summary["others"].items():
             made.add_row(*_row(task, row["before"], row["after"], good=1))
     return made
@@ -42,11 +43,12 @@ def names(found: Mapping[str, Any]) -> list[str]:
     return [*first, *sampled, *(n for n in found if n not in (*first, *sampled))]
 
 
-def compute_line(compute: Mapping[str, Any]) -> str:
+def compute_lines(compute: Mapping[str, Any]) -> list[str]:
     """What the training cost, evaluation left out."""
+    flops = f"{compute['flops']:.2g}".replace("e+", "e")
     tokens = ", ".join(f"{amount(compute[f'{what}_tokens'])} {what}" for what in ("sampled", "scored", "learnt"))
-    return (f"{clock(compute['seconds'])} of training, {compute['optimizer_steps']} optimizer steps, tokens: {tokens}, "
-            f"{compute['flops']:.2g} FLOPs")  # fmt: skip
+    return [f"{clock(compute['seconds'])} of training, {compute['optimizer_steps']} optimizer steps, {flops} FLOPs",
+            f"{tokens} tokens"]  # fmt: skip
 
 
 def _row(name: str, before: Any, after: Any, good: int | None = None) -> list[str | Text]:

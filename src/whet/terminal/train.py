@@ -11,12 +11,13 @@ import typer
 from whet.config import RunConfig
 from whet.errors import WhetError
 from whet.launch import Result, Run
+from whet.recipes.recipe import get_recipe
 from whet.runs import RunFolder
 from whet.terminal.console import command, console, quiet_libraries
 from whet.terminal.interrupt import Interrupt
 from whet.terminal.memory import estimate, memory_table
 from whet.terminal.progress import Display, display, headline
-from whet.terminal.tables import before_after, compute_line
+from whet.terminal.tables import before_after, compute_lines
 
 
 def train(
@@ -63,17 +64,20 @@ def config_of(recipe: str | None, words: Sequence[str], settings: Mapping[str, A
     """The config of a recipe's name or of a run.yaml, with what the command line says over it."""
     if recipe is None:
         raise WhetError("name a recipe (see `whet recipes`), a run.yaml, or --resume DIR")
-    given = {**settings, "others": split_specs(settings["others"])} if settings.get("others") else dict(settings)
-    arguments = read_pairs(words)
-    for key in arguments:
-        if key in RunConfig.model_fields:
-            raise WhetError(f"'{key}' is an option, not an argument of the recipe: --{key.replace('_', '-')} "
-                            f"{arguments[key]}")  # fmt: skip
+    given = dict(settings)
+    if "others" in given:
+        given["others"] = split_specs(given["others"])
+    arguments: dict[str, Any] = read_pairs(words)
     if recipe.endswith((".yaml", ".yml")):
         config, _ = RunConfig.read(Path(recipe))
-        values = config.model_dump()
-        return RunConfig.make({**values, **given, "arguments": {**values["arguments"], **arguments}})
-    return RunConfig.make({"recipe": recipe, "arguments": arguments, **given})
+        given = {**config.model_dump(), **given}
+        recipe, arguments = config.recipe, {**config.arguments, **arguments}
+    entry = get_recipe(recipe)
+    for key in arguments:
+        if key in RunConfig.model_fields and key not in entry.arguments:
+            raise WhetError(f"'{key}' is an option and no argument of recipe '{entry.name}': write "
+                            f"--{key.replace('_', '-')} {arguments[key]}")  # fmt: skip
+    return RunConfig.make({**given, "recipe": entry.name, "arguments": entry.read(arguments)})
 
 
 def read_pairs(words: Sequence[str]) -> dict[str, str]:
@@ -118,18 +122,21 @@ def finished(result: Result, run: Run, out: Path | None) -> None:
     """The before/after table, the compute, where the model lies and how to ask it."""
     say = console().print
     progress, summary = result.progress, result.summary
-    how = f"after {progress.total} steps"
+    how = f"after {progress.total} steps" + (" (stopped early)" if progress.stopped_early else "")
     if run.config.keep == "best" and progress.best_step >= 0:
-        how += f"; the weights kept are those of step {progress.best_step}, the best on validation"
-    if progress.stopped_early:
-        how += " (stopped early: no new best)"
+        best = f"step {progress.best_step}" if progress.best_step else "the start, which no step beat"
+        how += f"; kept is the best on validation: {best}"
     say(f"[bold]{summary['recipe']}[/] on [bold]{summary['task']}[/], seed {summary['seed']}, {how}", soft_wrap=True)
+    say()
     say(before_after(summary))
-    say(f"[dim]compute[/]  {compute_line(summary['compute'])}", soft_wrap=True)
+    say()
+    for name, line in zip(("compute", "tokens "), compute_lines(summary["compute"]), strict=True):
+        say(f"[dim]{name}[/]  {line}", soft_wrap=True)
     if out is None:
         say("[dim]nothing was kept: name a folder with --out to keep the model[/]")
         return
-    question = run.task.problems("test", 1)[0].prompt
+    prompt = run.task.problems("test", 1)[0].prompt
+    question = prompt if len(prompt) <= 100 and prompt.isprintable() else "..."
     say(f"[dim]model  [/]  {out / 'model'}", soft_wrap=True)
     say("[dim]ask it [/]  ", end="")
     say(command("whet", "ask", out, question), markup=False, soft_wrap=True)
@@ -144,3 +151,18 @@ def stopped(out: Path | None, shown: Display) -> None:
     else:
         say(f"{where}; go on with it:  ", end="")
         say(command("whet", "run", "--resume", out), markup=False, style="bold", soft_wrap=True)
+
+
+def build_base(name: str, out: Path, steps: int | None) -> None:
+    """What `whet base build` does."""
+    from whet.bases import build, describe
+
+    quiet_libraries()
+    total = steps or describe(name)["steps"]
+    with Interrupt() as interrupt, display(interrupt, total) as shown:
+        shown.head([f"base {name}: {total} steps into {out}"])
+        build(name, out, steps=steps, observer=shown, stop=interrupt)
+    if interrupt.asked:
+        console().print(f"stopped at step {shown.step_now} of {total}; the same command goes on with it")
+    else:
+        console().print(f"[dim]model[/]  {out / 'model'}", soft_wrap=True)

@@ -118,7 +118,6 @@ class Fit:
         self.evaluate = evaluate
         self.observer = observer
         self.progress = Progress()
-        self.pace = Pace([s.steps for s in self.stages], self.options.budget)
         self.policies: dict[str, Policy] = {"policy": policy}
         self._base: dict[str, Tensor] = {}
         self._best: dict[str, Tensor] = {}
@@ -126,6 +125,7 @@ class Fit:
         self._same_weights = len({id(self._stage_weights(s)) for s in self.stages}) == 1
         for stage in self.stages:
             stage.check()
+        self.pace = Pace([s.steps for s in self.stages], self.options.budget)
 
     # -- the whole run ----------------------------------------------------------------------------------------------
     def run(self, resume: bool = False) -> Progress:

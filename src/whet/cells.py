@@ -1,0 +1,276 @@
+"""Cells in the making: each arm and seed is a run of its own, done once, resumed where it stopped.
+
+    OUT/start/KEY/         the start, measured once for all
+    OUT/runs/ARM-SEED-KEY/ a run folder
+    OUT/cells/ARM-SEED.json what came of it
+
+KEY is a hash of what decides the numbers, so another question asked of the same folder starts other runs, and a question
+asked again reads what is there. A lock on each run lets several processes work on one folder; one that was killed lets go
+of it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from whet.arms import Arm
+from whet.config import RunConfig
+from whet.evaluation.scores import START, Cell, by_problem
+from whet.launch import Run
+from whet.recipes.recipe import get_recipe
+from whet.runs import RunFolder
+from whet.tasks import Task
+from whet.training.checkpoint import write_atomic
+
+# settings that change speed, memory or where a run is, but not what it is
+IRRELEVANT = {"model", "device", "threads", "token_budget", "activation_checkpointing", "save_every"}
+OF_THE_START = ("task", "verifier", "validation", "test", "dtype", "test_n", "k", "others", "others_n")
+
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be done.
+
+    Attributes:
+        folder: its run folder; the name ends with the key.
+        cell: the file that is written when it is finished.
+        start: the folder where the start was measured.
+        until: stop when this share of the budget is spent, to be gone on with later.
+    """
+
+    arm: str
+    config: RunConfig
+    key: str
+    folder: Path
+    cell: Path
+    start: Path
+    task: Task | None = None
+    until: float = 1.0
+
+
+class Bench:
+    """What all arms share: the start, the task, the problems of the evaluation, the budget.
+
+    Args:
+        out: the folder of everything.
+        shared: settings of all runs (`RunConfig`'s, and arguments that every recipe takes).
+        cells: where finished cells go; by default `out/cells`.
+        jobs: processes; the cores are divided among them.
+    """
+
+    def __init__(
+        self, arms: Sequence[Arm], *, task: str | Task, out: Path, shared: Mapping[str, Any], cells: Path | None = None,
+        jobs: int = 1,
+    ) -> None:  # fmt: skip
+        self.task, self.out, self.cells, self.jobs = task, out, cells or out / "cells", max(1, jobs)
+        threads = shared.get("threads") or max(1, min(8, (os.cpu_count() or 1) // self.jobs))
+        self.shared = {**shared, "threads": threads}
+        self._given = task if isinstance(task, Task) else None
+        configs = [arm.config(task, 0, self.shared) for arm in arms]
+        self.run = Run(configs[0], task=self._given)  # checks the first arm, the task and the model
+        for config in configs[1:]:
+            get_recipe(config.recipe)(**config.arguments).check(self.run.task)
+        self._start = {k: getattr(configs[0], k) for k in OF_THE_START}
+        self._start_key = self._key(self._start)
+        self._start_folder = out / "start" / self._start_key
+
+    @property
+    def model(self) -> dict[str, Any]:
+        return {"name": self.run.config.model or "base", "hash": self.run.hash, "parameters": self.run.policy.size()}
+
+    def start(self) -> Cell:
+        """The model that all arms start from, as a cell."""
+        file = self.cells / f"{START}.json"
+        kept = read_if(file, self._start_key)
+        if kept is None:
+            kept = self._measure_start()
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(file, kept.text())
+        return kept
+
+    def _measure_start(self) -> Cell:
+        folder = self._start_folder
+        with locked(folder):
+            kept = read_if(folder / "cell.json", self._start_key)
+            if kept is None:
+                shutil.rmtree(folder, ignore_errors=True)
+                self.run.folder = RunFolder.create(folder)
+                began = time.perf_counter()
+                self.run.before()
+                kept = Cell(
+                    arm=START, seed=None, key=self._start_key, config=self._start, task=self.run.task.spec(),
+                    model=self.model, versions=self.run.record()["versions"],
+                    minutes=(time.perf_counter() - began) / 60, **_measured(folder, "before"),
+                )  # fmt: skip
+                write_atomic(folder / "cell.json", kept.text())
+        return kept
+
+    def job(self, arm: Arm, seed: int, until: float = 1.0) -> Job:
+        config = arm.config(self.task, seed, self.shared)
+        values = {k: v for k, v in config.model_dump().items() if k not in IRRELEVANT and v is not None}
+        defaults = {k: repr(a.default) for k, a in get_recipe(arm.recipe).arguments.items()}
+        key = self._key({**values, "arguments": {**defaults, **config.arguments}})
+        folder = self.out / "runs" / f"{arm.slug}-{seed}-{key}"
+        cell = self.cells / f"{arm.slug}-{seed}.json"
+        return Job(arm.label, config, key, folder, cell, self._start_folder, self._given, until)
+
+    def cells_of(self, jobs: Sequence[Job], watch: Callable[[Job, Cell], None] | None = None) -> list[Cell]:
+        """The cells of jobs, in their order; those that are not there yet are run."""
+        self.ready(jobs)
+        return self.each(finish, jobs, watch)
+
+    def ready(self, jobs: Sequence[Job]) -> None:
+        """Measure the start where a run will need it."""
+        if any(read_if(job.cell, job.key) is None for job in jobs):
+            self._measure_start()
+
+    def each(
+        self, work: Callable[[Job], Found], jobs: Sequence[Job], watch: Callable[[Job, Found], object] | None = None
+    ) -> list[Found]:
+        """work(job) of each, in order, in `jobs` processes; `watch` hears of each."""
+        if self.jobs == 1 or len(jobs) < 2:
+            return _listen(jobs, map(work, jobs), watch)
+        context = multiprocessing.get_context("spawn")
+        workers = min(self.jobs, len(jobs))
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_follow, initargs=(os.getpid(),)) as pool:
+            try:
+                return _listen(jobs, pool.map(work, jobs), watch)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _key(self, values: Mapping[str, Any]) -> str:
+        what = [values, self.run.hash, self.run.data()]
+        return hashlib.blake2b(json.dumps(what, sort_keys=True, default=str).encode(), digest_size=6).hexdigest()
+
+
+def _listen(
+    jobs: Sequence[Job], results: Iterable[Found], watch: Callable[[Job, Found], object] | None
+) -> list[Found]:
+    found = []
+    for job, result in zip(jobs, results, strict=True):
+        found.append(result)
+        if watch:
+            watch(job, result)
+    return found
+
+
+def finish(job: Job) -> Cell:
+    """Do a run, or the rest of it, and write its cell; a cell with the job's key is only read."""
+    kept = read_if(job.cell, job.key)
+    if kept is not None:
+        return kept
+    with locked(job.folder):
+        began = time.perf_counter()
+        if not RunFolder(job.folder).summary.exists():
+            open_run(job).go()
+        shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)  # nobody will go on from there
+        cell = _cell(job, (time.perf_counter() - began) / 60)
+        job.cell.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(job.cell, cell.text())
+    return cell
+
+
+def open_run(job: Job) -> Run:
+    """A job's run: new, or at its newest checkpoint."""
+    if RunFolder(job.folder).config.exists():
+        run = Run.reopen(job.folder, task=job.task)
+    else:
+        shutil.rmtree(job.folder, ignore_errors=True)  # killed before it had begun
+        run = Run(job.config, out=job.folder, task=job.task)
+    if not (job.folder / "before.json").exists():
+        for name in ("matrix-before.json", "samples.jsonl", "before.json"):  # with the last, the start is measured
+            write_atomic(job.folder / name, (job.start / name).read_text())
+    return run
+
+
+def read_if(file: Path, key: str) -> Cell | None:
+    """The cell in a file, if there is one and it has this key."""
+    cell = Cell.read(file) if file.exists() else None
+    return cell if cell is not None and cell.key == key else None
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder against other processes; waits for one that holds it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _follow(parent: int) -> None:
+    """End this worker when its parent has been killed, so that nobody writes behind the back of the next one."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _cell(job: Job, minutes: float) -> Cell:
+    folder = RunFolder(job.folder)
+    summary = json.loads(folder.summary.read_text())
+    config, record = RunConfig.read(folder.config)
+    measured = _measured(job.folder, "after")
+    measured["metrics"]["steps"] = summary["steps"]
+    return Cell(
+        arm=job.arm, seed=config.seed, key=job.key, config=config.model_dump(exclude_none=True), task=summary["task"],
+        model=summary["model"], curve=_curve(folder), compute=summary["compute"], versions=record["versions"],
+        minutes=max(minutes, summary["compute"]["seconds"] / 60), **measured,
+    )  # fmt: skip
+
+
+def _measured(folder: Path, when: str) -> dict[str, Any]:
+    """The metrics, answers and other tasks of a run folder, `before` or `after`."""
+    first = json.loads((folder / "before.json").read_text())
+    matrix = json.loads((folder / f"matrix-{when}.json").read_text())
+    if when == "before":
+        found, others = first["test"], {name: (now, now) for name, now in first["others"].items()}
+    else:
+        summary = json.loads((folder / "summary.json").read_text())
+        found, others = summary["after"], {n: (o["before"], o["after"]) for n, o in summary["others"].items()}
+    greedy, sampled = matrix["greedy"]["value"], (matrix["sampled"] or {"value": []})["value"]
+    answers = {"greedy": "".join(_mark(row[0]) for row in greedy), "k": len(sampled[0]) if sampled else 0,
+               "sampled": "".join(_mark(value) for row in sampled for value in row)}  # fmt: skip
+    names = ["accuracy", *(f"{name}@{answers['k']}" for name in ("mean", "pass") if sampled)]
+    metrics = {name: float(np.nanmean(by_problem(answers, name))) for name in names}
+    metrics |= {k: v for k, v in found.items() if isinstance(v, int | float)}
+    if others:
+        metrics["forgetting"] = sum(b["value"] - a["value"] for b, a in others.values()) / len(others)
+    spread = {name: {"before": b["value"], "after": a["value"]} for name, (b, a) in others.items()}
+    return {"metrics": metrics, "answers": answers, "others": spread}
+
+
+def _curve(folder: RunFolder) -> list[dict[str, float]]:
+    """Validation accuracy at each evaluation, with what was spent by then."""
+    found, spent = [], {"share": 0.0, "flops": 0.0}
+    for row in folder.read_metrics():
+        spent = {k: row.get(k, v) for k, v in spent.items()}
+        if "validation/accuracy" in row:
+            found.append({"step": row["step"], **spent, "accuracy": row["validation/accuracy"]})
+    return found
+
+
+def _mark(value: float | None) -> str:
+    return "?" if value is None else "1" if value == 1.0 else "0"

@@ -1,0 +1,5 @@
+"""Runs: the folder a run leaves behind."""
+
+from whet.runs.folder import RunFolder, plain
+
+__all__ = ["RunFolder", "plain"]
