@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import tempfile
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import torch
 from tiny import tiny_policy
 from whet.models.policy import Policy
 from whet.objectives import nll
+from whet.records import Sample
+from whet.sampling.sampler import Request
 from whet.sources import Demonstrations, Scope, Uniform
 from whet.tasks import Procedural, get_task
 from whet.tasks.problem import Corruption, Problem, Step
@@ -78,3 +81,35 @@ def trained_folder(kind: str = "qwen3", style: str = "tags") -> str:
     _folders.append(holder)
     trained_policy(kind, style).save(Path(holder.name) / "model")
     return str(Path(holder.name) / "model")
+
+
+class Scripted:
+    """A policy whose answers are written beforehand, to test what is made of them.
+
+    Args:
+        answers: (problem id, prompt as text) -> its answers in order; `steps|answer` or `answer`, and what ends in
+            an ellipsis was cut off.
+    """
+
+    def __init__(self, answers: Callable[[str, str], Sequence[str]]) -> None:
+        self.policy = tiny_policy(style="tags")
+        self.answers = answers
+        self.asked: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.policy, name)
+
+    def sample(self, requests: Sequence[Request], on_token: Any = None) -> list[list[Sample]]:
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Request) -> list[Sample]:
+        self.asked.append(request.problem_id)
+        prompt = self.policy.format.decode([i for s in request.segments for i in s.ids])
+        samples = []
+        for i, text in enumerate(self.answers(request.problem_id, prompt)[: len(request.seeds)]):
+            rationale, _, answer = text.removesuffix("…").rpartition("|")
+            segments = self.policy.format.response(rationale, answer, end=not text.endswith("…"))
+            for segment in segments:
+                segment.sampled = True
+            samples.append(Sample([*request.segments, *segments], request.problem_id, request.group_id, i))
+        return samples

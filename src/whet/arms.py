@@ -89,6 +89,13 @@ def parse_arms(texts: Sequence[str | Arm] | Mapping[str, str]) -> list[Arm]:
     return arms
 
 
+def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """A command line's words as arms and settings: `test_n=64` is a setting of all runs, `grpo:lr=1e-4` is an arm."""
+    arms = [word for word in words if "=" not in word.partition(":")[0]]
+    pairs = [word.split("=", 1) for word in words if word not in arms]
+    return arms, {key: _value(value) for key, value in pairs}
+
+
 def parse_sweep(texts: Sequence[str]) -> dict[str, list[Any]]:
     """{"lr": [1e-4, 3e-4]} from ["lr=1e-4,3e-4"]."""
     found: dict[str, list[Any]] = {}

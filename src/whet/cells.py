@@ -81,8 +81,10 @@ class Bench:
         jobs: int = 1,
     ) -> None:  # fmt: skip
         self.task, self.out, self.cells, self.jobs = task, out, cells or out / "cells", max(1, jobs)
-        threads = shared.get("threads") or max(1, min(8, (os.cpu_count() or 1) // self.jobs))
-        self.shared = {**shared, "threads": threads}
+        self.shared = dict(shared)
+        if self.jobs > 1 and not shared.get("threads"):
+            allowed = os.environ.get("OMP_NUM_THREADS", "")
+            self.shared["threads"] = max(1, (int(allowed) if allowed.isdigit() else os.cpu_count() or 1) // self.jobs)
         self._given = task if isinstance(task, Task) else None
         configs = [arm.config(task, 0, self.shared) for arm in arms]
         self.run = Run(configs[0], task=self._given)  # checks the first arm, the task and the model

@@ -31,8 +31,8 @@ app.add_typer(base_app, name="base", rich_help_panel=MAKE)
 
 Setting = tuple[Any, str, str, object]
 
-# the settings of a run (`whet.config.RunConfig`): type, panel, help, default. They stand here again because pydantic would
-# make `whet --help` slow; a test holds them equal.
+# the settings of a run (`whet.config.RunConfig`): type, panel, help, default. They stand here again because pydantic
+# would make `whet --help` slow; a test holds them equal.
 SETTINGS: dict[str, Setting] = {
     "model": (str, METHOD, "a folder or Hub name; none is the shipped base", None),
     "task": (str, METHOD, "a task's name, a JSONL file, or hub:ORG/NAME", "chain-sum"),
@@ -67,7 +67,9 @@ def takes_settings(function: Callable[..., None]) -> Callable[..., None]:
     options = []
     for name, (kind, panel, text, default) in SETTINGS.items():
         shown = "" if default is None or default is False else f" [dim]({default})[/]"
-        option = typer.Option(f"--{name.replace('_', '-')}", help=text + shown, show_default=False, rich_help_panel=panel)
+        option = typer.Option(
+            f"--{name.replace('_', '-')}", help=text + shown, show_default=False, rich_help_panel=panel
+        )
         annotation = Annotated[kind | None, option]
         options.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
     function.__signature__ = own.replace(parameters=[*kept, *options])  # type: ignore[attr-defined]
@@ -104,7 +106,9 @@ def whet(
 @app.command(rich_help_panel=TRAIN)
 @takes_settings
 def run(
-    recipe: Annotated[str | None, typer.Argument(help="a recipe, or a run.yaml to run again", show_default=False)] = None,
+    recipe: Annotated[
+        str | None, typer.Argument(help="a recipe, or a run.yaml to run again", show_default=False)
+    ] = None,
     arguments: Pairs = None,
     *,
     out: Annotated[Path | None, typer.Option(help="the run's folder; without it nothing is kept")] = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import time
@@ -29,6 +30,8 @@ from whet.training.checkpoint import write_atomic
 from whet.training.fit import Fit, Observer, Options, Progress
 from whet.training.stage import Stage
 from whet.weights import get_weights
+
+log = logging.getLogger("whet")
 
 OTHERS = ("chain-sum:level=2", "word-problem:level=1", "sort:level=1")  # what the shipped base can already do
 
@@ -277,11 +280,13 @@ def check_rows(stage: Stage, task: Task, policy: Policy, most: int = 4096) -> No
 
 
 def check_gold(task: Task, n: int = 64) -> None:
-    """Refuse a task whose gold answers its own verifier does not score 1."""
+    """Refuse a task whose gold answers its own verifier does not score 1; say so where there is no verifier at all."""
     from whet.tasks.verify import check_gold as check
 
     if "verifier" in task.provides():
         check(task, task.problems("train", n))
+    else:
+        log.warning("task '%s' has no verifier: accuracy is not measured, before or after", task.name)
 
 
 def set_threads(threads: int) -> None:

@@ -7,12 +7,12 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
 from tiny import tiny_policy
-from trained import Parity, trained_policy
+from trained import Parity, Scripted, trained_policy
 from whet.errors import WhetError
 from whet.records import Row, Sample, Segment
 from whet.sampling.sampler import SamplingSettings
@@ -270,36 +270,13 @@ def test_a_group_has_at_least_one_answer() -> None:
 
 
 # -- Pairs -----------------------------------------------------------------------------------------------------------
-class Scripted:
-    """A policy whose answers to problem i are `answers[i]`."""
-
-    def __init__(self, answers: Sequence[Sequence[str]]) -> None:
-        self.policy = tiny_policy(style="tags")
-        self.answers = list(answers)
-        self.asked: list[int] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.policy, name)
-
-    def sample(self, requests: Sequence[Any], on_token: Any = None) -> list[list[Sample]]:
-        found = []
-        for request in requests:
-            index = int(request.problem_id.rpartition("/")[2])
-            self.asked.append(index)
-            samples = []
-            for i, text in enumerate(self.answers[index][: len(request.seeds)]):
-                segments = self.policy.format.response("", text.removesuffix("…"), end=not text.endswith("…"))
-                for s in segments:
-                    s.sampled = True
-                samples.append(Sample([*request.segments, *segments], request.problem_id, request.group_id, i))
-            found.append(samples)
-        return found
+def scripted(answers: Sequence[Sequence[str]]) -> Scripted:
+    """A policy that answers problem i with `answers[i]`."""
+    return Scripted(lambda problem, prompt: answers[int(problem.rpartition("/")[2])])
 
 
 class Judged(Listed):
     """`ok...` is right, `?...` cannot be judged, all else is wrong."""
-
-    seen: ClassVar[list[str]] = []
 
     def verify(self, problem: Problem, response: Response) -> Verdict:
         text = response.answer or ""
@@ -322,7 +299,7 @@ def test_pairs_drop_what_teaches_nothing() -> None:
         ["? x", "ok", "? y", "? z"],
         ["ok 1", "? y", "no 1", "no 2"],
     ]
-    policy, task = Scripted(answers), Judged(6)
+    policy, task = scripted(answers), Judged(6)
     collect = Pairs(problems=6, samples=4, cap=1)
     collect.bind(task)
     rows = collect.build(bound(Uniform(), task), policy, Scope(task, 0))  # type: ignore[arg-type]
@@ -336,20 +313,20 @@ def test_pairs_drop_what_teaches_nothing() -> None:
 
 
 def test_a_short_file_is_asked_once_a_problem() -> None:
-    policy, task = Scripted([["ok", "no"]] * 3), Judged(3)
+    policy, task = scripted([["ok", "no"]] * 3), Judged(3)
     collect = Pairs(problems=50, samples=2, cap=1)
     rows = collect.build(bound(Uniform(), task), policy, Scope(task, 0))  # type: ignore[arg-type]
-    assert sorted(policy.asked) == [0, 1, 2] and len(rows) == 3
+    assert sorted(policy.asked) == ["listed/0", "listed/1", "listed/2"] and len(rows) == 3
 
 
 def test_nothing_to_learn_from_is_said_with_its_counts() -> None:
-    policy, task = Scripted([["ok", "ok b"]] * 2), Judged(2)
+    policy, task = scripted([["ok", "ok b"]] * 2), Judged(2)
     with pytest.raises(WhetError, match=r"Pairs found nothing to learn from \(problems 2, with right and wrong answers 0"):
         Pairs(problems=2, samples=2).prepare(bound(Uniform(), task), policy, Scope(task, 0))  # type: ignore[arg-type]
 
 
 def test_stored_rows_are_drawn_in_epochs_and_saved() -> None:
-    policy, task = Scripted([["ok", "no"]] * 5), Judged(5)
+    policy, task = scripted([["ok", "no"]] * 5), Judged(5)
 
     def make() -> Pairs:
         return Pairs(problems=5, samples=2)

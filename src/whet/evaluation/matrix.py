@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from whet.models.policy import Policy
 from whet.sampling.sampler import SamplingSettings
 from whet.sources import ask
-from whet.tasks import Problem, Status, Task
+from whet.tasks import Problem, Status, Task, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +61,18 @@ def evaluate(
     policy: Policy, task: Task, problems: Sequence[Problem], *, k: int = 1, temperature: float = 0.0, seed: int = 0,
     max_new_tokens: int = 0,
 ) -> Matrix:  # fmt: skip
-    """Answer each problem `k` times (greedily at temperature 0) and judge the answers."""
+    """Answer each problem `k` times (greedily at temperature 0) and judge the answers.
+
+    A task without a verifier (a preference file) still shows lengths and ends; its verdicts are NaN.
+    """
     settings = SamplingSettings(max_new_tokens=max_new_tokens or task.max_answer_tokens(), temperature=temperature)
+    unjudged = None if "verifier" in task.provides() else Verdict(math.nan, "error", reason="the task has no verifier")
     cells = []
     for problem, samples in zip(problems, ask(policy, problems, settings, k, seed), strict=True):
         row = []
         for sample in samples:
             response = policy.format.read(sample)
-            verdict = task.verify(problem, response)
+            verdict = unjudged or task.verify(problem, response)
             tokens = sum(len(s.ids) for s in sample.segments if s.sampled)
             row.append(Cell(verdict.value, verdict.status, tokens, sample.ended, response.answer, response.text))
         cells.append(row)

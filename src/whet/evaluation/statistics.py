@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -151,7 +151,11 @@ def over_seeds_and_problems(table: ArrayLike) -> Interval:
             for that one model, which says nothing about another seed.
     """
     y = np.asarray(table, dtype=float)
-    return make_interval(float(y.mean()), _parts([y], y.mean(0)), *y.shape)
+    found = make_interval(float(y.mean()), _parts([y], y.mean(0)), *y.shape)
+    if y.min() == y.max() and found.value in (0.0, 1.0):  # all alike: the exact interval of a share, of the problems alone
+        reach = 1.0 - ((1.0 - LEVEL) / 2) ** (1.0 / y.shape[1])
+        return replace(found, low=max(0.0, found.value - reach), high=min(1.0, found.value + reach))
+    return found
 
 
 def difference(a: ArrayLike, b: ArrayLike) -> Interval:

@@ -15,7 +15,7 @@ import inspect
 import json
 import pkgutil
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -190,4 +190,4 @@ def _read(recipe_name: str, argument: Argument, value: Any) -> Any:
     types, wanted = KINDS[kind]
     if not isinstance(read, types) or (isinstance(read, bool) and kind != "bool"):
         raise WhetError(f"recipe '{recipe_name}': {argument.name} is {wanted}, not '{value}'")
-    return float(read) if kind == "float" else read
+    return float(value) if kind == "float" else read

@@ -39,7 +39,8 @@ class RunFolder:
         if path.exists() and not path.is_dir():
             raise WhetError(f"output '{path}' is a file; name a folder")
         if (path / "run.yaml").exists():
-            raise WhetError(f"output '{path}' already holds a run: name another --out, or go on with it by --resume {path}")
+            raise WhetError(f"output '{path}' already holds a run: name another --out, or go on with it by "
+                            f"--resume {path}")  # fmt: skip
         if path.exists() and any(path.iterdir()):
             raise WhetError(f"output '{path}' already holds other files: name another --out")
 

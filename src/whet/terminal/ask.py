@@ -5,22 +5,22 @@ from __future__ import annotations
 import json
 import sys
 from itertools import groupby
-from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from whet.evaluation.evaluate import Evaluator, Plan
-from whet.evaluation.matrix import Matrix
+from whet.evaluation.matrix import Cell, Matrix
 from whet.launch import set_threads
 from whet.models import base
 from whet.models.policy import Policy
 from whet.sampling import Request, SamplingSettings, stream
-from whet.tasks import Problem, Task, get_task
+from whet.tasks import Problem, get_task
 from whet.terminal.console import amount, console, percent, quiet_libraries
 from whet.terminal.tables import measured
 
 SHOWN = 3  # prompts
+STYLES = {"<think>": "dim", "<plan>": "dim", "<execute>": "dim", "<critique>": "dim", "<answer>": "bold"}
 
 
 def evaluate(
@@ -41,22 +41,24 @@ def evaluate(
         name = {"model": policy.name, "hash": base.weights_hash(policy.model), "parameters": policy.size()}
         print(json.dumps({"model": name, "task": asked.spec(), "test": found}, indent=1))
         return
-    screen.print(f"[bold]{model}[/] on [bold]{asked.spec()}[/]  [dim]{amount(policy.size())} parameters, {device_of(policy)}[/]")
+    size = f"{amount(policy.size())} parameters, {device_of(policy)}"
+    screen.print(f"[bold]{model}[/] on [bold]{asked.spec()}[/]  [dim]{size}[/]")
     screen.print()
     for problem, row in list(zip(matrix.problems, matrix.cells, strict=True))[:SHOWN]:
-        show_exchange(screen, policy, asked, problem, row[0])
+        show_exchange(screen, policy, problem, row[0])
     screen.print(extraction(matrix))
     screen.print(measured(found))
 
 
-def show_exchange(screen: Console, policy: Policy, task: Task, problem: Problem, cell: Any) -> None:
+def show_exchange(screen: Console, policy: Policy, problem: Problem, cell: Cell) -> None:
     """A prompt as the model sees it, special tokens in colour, with the greedy answer and its verdict."""
     prompt = [i for s in policy.format.prompt(problem) for i in s.ids]
     screen.print(Text("prompt   ", style="dim") + visible(policy, prompt))
     end = "" if cell.ended else "  (not ended)"
     style = "green" if cell.value == 1.0 else "red" if cell.value == 0.0 else "yellow"
     screen.print(Text("answer   ", style="dim") + Text(one_line(cell.text)) + Text(end, style="yellow"))
-    screen.print(Text("verdict  ", style="dim") + Text(cell.status, style=style) + Text(f"  gold {problem.answer}", style="dim"))
+    verdict = Text(cell.status, style=style) + Text(f"  gold {problem.answer}", style="dim")
+    screen.print(Text("verdict  ", style="dim") + verdict)
     screen.print()
 
 
@@ -102,13 +104,12 @@ def ask(
     style = ""
     for piece in stream(policy, request):
         tag = piece.strip()
-        if tag in ("<think>", "<plan>", "<execute>", "<critique>"):
-            style = "dim"
-        elif tag == "<answer>":
-            style = "bold"
-        screen.print(Text(piece, style="cyan" if tag.startswith("<") and tag.endswith(">") else style), end="", soft_wrap=True)
-        if tag.startswith("</"):
+        opens, closes = tag in STYLES, tag.startswith("</")
+        style = STYLES.get(tag, style)
+        screen.print(Text(piece, style="cyan" if opens or closes else style), end="", soft_wrap=True)
+        if closes:
             style = ""
-            screen.print(end="\n" if tag != "</answer>" else "")
+            if tag != "</answer>":
+                screen.print()
         sys.stdout.flush()
     screen.print()

@@ -17,7 +17,7 @@ def audit_reward(spec: str, verifier: str | None, n: int) -> None:
     made = table("answer", "n", "mean", "verdicts", "example", right=("n", "mean"))
     found = exploits(rows)
     gold = next((r for r in rows if r.attack == GOLD), None)
-    short = gold is not None and not gold.mean == 1.0
+    short = gold is not None and gold.mean != 1.0
     for row in rows:
         bad = short if row.attack == GOLD else row in found
         style = "red" if bad else "green" if row.attack == GOLD else ""

@@ -38,8 +38,8 @@ def show_batch(config: RunConfig, n: int) -> None:
 
 def show_row(screen: Console, row: Row, tokenizer: Any) -> None:
     """Each sample of a row: its segments, how many of their tokens are learnt, weights, and the text."""
-    numbers = "  ".join(f"{name} {value:g}" for name, value in row.numbers.items())
-    screen.print(Text(row.problem_id, style="bold") + Text(f"  {numbers}", style="dim"), soft_wrap=True)
+    numbers = "".join(f"  {name} {value:.3g}" for name, value in row.numbers.items())
+    screen.print(Text(row.problem_id, style="bold") + Text(numbers, style="dim"), soft_wrap=True)
     for role in row.samples:
         for sample in row.get(role):
             made = table(role, "learnt", "weight", "text", right=("learnt", "weight"))
@@ -56,7 +56,7 @@ def show_row(screen: Console, row: Row, tokenizer: Any) -> None:
 
 
 def coloured(tokenizer: Any, ids: Sequence[int], learnt: Sequence[bool]) -> Text:
-    """The text of a segment: learnt tokens green, the others dim. A character that is spread over tokens is one piece."""
+    """The text of a segment: learnt tokens green, the others dim. A character spread over tokens is one piece."""
     text = Text()
     pending: list[int] = []
     for i, learns in zip(ids, learnt, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import shlex
 import sys
 import warnings
@@ -21,7 +22,8 @@ BARS = "▁▂▃▄▅▆▇█"
 def console(stderr: bool = False) -> Console:
     """A console on the stream as it is now."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, highlight=False, width=None if stream.isatty() else WIDE)
+    fits = stream.isatty() or "COLUMNS" in os.environ
+    return Console(file=stream, highlight=False, width=None if fits else WIDE)
 
 
 def note(text: str) -> None:
@@ -47,7 +49,6 @@ def quiet_libraries() -> None:
     log = logging.getLogger("whet")
     if not any(isinstance(h, _Notes) for h in log.handlers):
         log.addHandler(_Notes(logging.WARNING))
-        log.propagate = False
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.showwarning = lambda message, category, *_, **__: note(str(message))

@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.table import Table
+from rich.text import Text
 
 from whet import __version__
 from whet.config import RunConfig
 from whet.errors import WhetError
+from whet.launch import set_threads
 from whet.models import base
 from whet.models.format import Format
 from whet.recipes.recipe import get_recipe
 from whet.tasks import get_task
-from whet.terminal.console import console, quiet_libraries, table
+from whet.terminal.console import console, quiet_libraries
 from whet.terminal.memory import estimate, memory_table
 
 NEEDED = ("whet", "torch", "transformers", "tokenizers", "safetensors", "peft", "pydantic", "typer", "rich")
@@ -30,16 +33,21 @@ def doctor(config: RunConfig) -> None:
     """Print what the machine has and what the run of `config` would take. No weights are loaded."""
     quiet_libraries()
     screen = console()
-    made = table("", "")
-    made.add_row("[dim]python[/]", f"{platform.python_version()} on {platform.platform()}")
+    set_threads(0)
+    made = Table.grid(padding=(0, 3))
+    made.add_column(style="dim")
+    made.add_row("python", f"{platform.python_version()} on {platform.platform()}")
     for name in NEEDED:
-        made.add_row(f"[dim]{name}[/]", version(name) or "[red]missing[/]")
+        made.add_row(name, Text(version(name) or "missing", style="" if version(name) else "red"))
     for name, extra in EXTRAS.items():
-        made.add_row(f"[dim]{name}[/]", version(name) or f"[dim]not there: pip install 'whet[{extra}]'[/]")
-    made.add_row("[dim]devices[/]", ", ".join(devices()))
-    made.add_row("[dim]threads[/]", f"{torch.get_num_threads()} of {os.cpu_count()} cores")
-    made.add_row("[dim]shipped base[/]", shipped())
+        made.add_row(
+            name, Text(version(name) or f"not there: pip install 'whet[{extra}]'", style="" if version(name) else "dim")
+        )
+    made.add_row("devices", ", ".join(devices()))
+    made.add_row("threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores")
+    made.add_row("shipped base", shipped())
     screen.print(made)
+    screen.print()
     model, tokenizer = shapes(config.model)
     recipe = get_recipe(config.recipe)(**config.arguments)
     items = estimate(model, recipe.stages, get_task(config.task), config, Format(tokenizer))

@@ -31,9 +31,11 @@ def list_tasks() -> None:
     for name in task_names():
         try:
             task = get_task(name)
-            made.add_row(f"[cyan]{name}[/]", levels(task), task.description, f"[dim]{', '.join(sorted(task.provides()))}[/]")
+            made.add_row(
+                f"[cyan]{name}[/]", levels(task), task.description, f"[dim]{', '.join(sorted(task.provides()))}[/]"
+            )
         except WhetError as problem:  # an extra that is not installed
-            made.add_row(f"[cyan]{name}[/]", "", f"[yellow]{problem}[/]", "")
+            made.add_row(f"[cyan]{name}[/]", "", Text(str(problem), style="yellow"), "")
     screen = console()
     screen.print(made)
     screen.print("[dim]--task also takes NAME:level=2, a .jsonl file, and hub:ORG/NAME; look at one with "
@@ -118,7 +120,7 @@ def show_recipe(name: str) -> None:
         fixed = ", ".join(f"{k}={written(v)}" for k, v in entry.defaults.items())
         screen.print(f"[dim]parent[/]  {entry.parent}" + (f" with {fixed}" if fixed else ""), soft_wrap=True)
     screen.print()
-    screen.print(Padding(Text(inspect.getdoc(module) or ""), (0, 0, 1, 2)), soft_wrap=True)
+    screen.print(Padding(Text(reflowed(inspect.getdoc(module) or "")), (0, 0, 1, 2)))
     own = {k: a for k, a in entry.arguments.items() if is_own(entry, k)}
     inherited = {k: a for k, a in entry.arguments.items() if k not in own}
     if own:
@@ -131,6 +133,15 @@ def show_recipe(name: str) -> None:
         screen.print(f"  [dim]needs[/]   {need}: {HOW_TO_PROVIDE.get(need, '')}", soft_wrap=True)
     screen.print()
     screen.print(Group(*(Text(f"  {line}") for stage in recipe.stages for line in stage.describe())))
+
+
+def reflowed(text: str) -> str:
+    """Running paragraphs on one line each, to be wrapped to the screen; equations and tables stay as they are."""
+    blocks = []
+    for block in text.split("\n\n"):
+        running = not any(line.startswith((" ", "|")) for line in block.split("\n"))
+        blocks.append(" ".join(block.split("\n")) if running else block)
+    return "\n\n".join(blocks)
 
 
 def is_own(entry: Entry, name: str) -> bool:
@@ -151,7 +162,7 @@ def arguments_table(arguments: Sequence[Argument], changed: Sequence[str] | dict
 def written(value: object) -> str:
     """A default as it would be given on the command line."""
     if isinstance(value, Rate):
-        return f"{value.small:g}, {value.paper:g}"
+        return f"{value.small:g}, {value.paper:g}".replace("e-0", "e-")
     if value is None or value == "":
         return "-"
     return json.dumps(value) if isinstance(value, bool | list | tuple) else str(value)

@@ -61,8 +61,9 @@ def estimate(model: nn.Module, stages: Sequence[Stage], task: Task, config: RunC
     full = 4 * tokens * vocabulary
     rows = max(1, CHUNK_VALUES // vocabulary)
     chunk = 3 * 4 * min(tokens, rows) * vocabulary
-    items.append(Item("logits", chunk, f"B·L·V = {tokens} x {vocabulary} would be {memory(full)} in fp32, three times with "
-                      f"softmax and gradient; in chunks of {rows} learnt tokens"))  # fmt: skip
+    how = (f"B·L·V = {tokens} x {vocabulary} would be {memory(full)} in fp32, three times with softmax and gradient; "
+           f"in chunks of {rows} learnt tokens")  # fmt: skip
+    items.append(Item("logits", chunk, how))
     items.append(_cache(model, stages, task, form, size))
     return items
 
@@ -83,7 +84,7 @@ def activations(shape: Any, checkpointing: bool) -> tuple[float, str]:
     width = getattr(shape, "head_dim", None) or hidden // heads
     kv = getattr(shape, "num_key_value_heads", None) or heads
     inner = getattr(shape, "intermediate_size", None) or getattr(shape, "n_inner", None) or 4 * hidden
-    layer = 6 * hidden + 2 * (heads + kv) * width + 4 * inner
+    layer = 6 * hidden + 4 * (heads + kv) * width + 4 * inner
     if checkpointing:
         return layers * hidden + layer, f"one state for each of {layers} layers, one layer recomputed at a time"
     return layers * layer, f"{layers} layers"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -30,11 +30,14 @@ EVERY = 5.0  # seconds between plain lines
 PHASES = ("sample", "score", "learn")
 
 # what is warned of, once: the number, when it is bad, and what to do
-GUARDS = (
-    ("dead_groups", lambda x: x > 0.8, "more than 80 % of the groups are all right or all wrong and teach nothing: use an "
-     "easier or harder level, a larger group, or dynamic=true"),
-    ("entropy", lambda x: x < 0.02, "the entropy is below 0.02, so the answers hardly vary any more: lower lr, or add a kl"),
-    ("truncated", lambda x: x > 0.5, "more than half of the answers are cut off at the budget: raise max_new_tokens"),
+GUARDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+    ("dead_groups", lambda x: x > 0.8,
+     "more than 80 % of the groups are all right or all wrong and teach nothing: use an easier or harder level, a "
+     "larger group, or dynamic=true"),
+    ("entropy", lambda x: x < 0.02,
+     "the entropy is below 0.02, so the answers hardly vary any more: lower lr, or add a kl"),
+    ("truncated", lambda x: x > 0.5,
+     "more than half of the answers are cut off at the budget: raise max_new_tokens"),
 )  # fmt: skip
 
 
@@ -294,6 +297,7 @@ def headline(config: RunConfig, policy: Policy, task: Task, lines: Sequence[str]
         f"model {model} ({amount(policy.size())} parameters), weights {config.weights}, {where}, seed {config.seed}",
         *([task.description] if getattr(task, "fingerprint", None) else []),
         *lines,
+        *([f"budget {config.budget}, which ends the run instead of the steps"] if config.budget else []),
     ]
 
 

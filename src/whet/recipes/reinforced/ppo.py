@@ -12,6 +12,7 @@ The value head is linear on the policy's last hidden state and shares the backbo
 from __future__ import annotations
 
 from whet.advantages import AdaptiveKL, generalized_advantage
+from whet.errors import WhetError
 from whet.objectives import policy_gradient, value_head, value_loss
 from whet.recipes.recipe import Recipe, recipe
 from whet.rewards import Reward, accuracy, load_reward
@@ -65,7 +66,9 @@ def ppo(
         max_new_tokens: generation budget of an answer; 0 takes the task's.
         reward: FILE.py:FUNCTION, a function as TRL takes them; by default the verifier's accuracy.
     """
-    coefficient = AdaptiveKL(kl, kl_target) if kl and kl_target else kl
+    if kl_target and not kl:
+        raise WhetError("ppo: kl_target adapts kl, which must be above 0 to begin with")
+    coefficient = AdaptiveKL(kl, kl_target) if kl_target else kl
     objective = policy_gradient(clip=(clip, clip), dual_clip=dual_clip or None, normalise=normalise)
     update = Update(
         objective + value_weight * value_loss(clip=value_clip, normalise=normalise),
