@@ -35,7 +35,10 @@ class RunConfig(BaseModel):
     evaluations: int = Field(0, ge=0, description="so many evaluations at equal shares of the run instead")
     patience: int = Field(0, ge=0, description="evaluations without a new best before stopping; 0 is never")
     save_every: int = Field(50, ge=0, description="steps between checkpoints; 0 only at the end")
-    keep: str = Field("best", pattern="^(best|last)$", description="end with the best weights on validation, or the last")
+    keep: str = Field(
+        "best", pattern="^(best|last)$",
+        description="end with the best weights on validation (the latest within one standard error), or the last",
+    )  # fmt: skip
     test_n: int = Field(512, ge=1, description="test problems before and after")
     k: int = Field(16, ge=0, description="sampled answers to each test problem (pass@k); 0 leaves them out")
     validation_n: int = Field(128, ge=1, description="validation problems at each evaluation")

@@ -118,14 +118,14 @@ def test_the_interval_covers_95_percent_at_three_seeds(seed_sd: float, problem_s
 
 
 @pytest.mark.parametrize(("a_sd", "b_sd", "problem_sd"), [(0.3, 0.3, 0.5), (0.6, 0.6, 2.0), (0.1, 0.1, 2.0), (0.0, 0.5, 3.0)])
-def test_the_difference_covers_95_percent_at_three_seeds(a_sd: float, b_sd: float, problem_sd: float) -> None:
+def test_the_difference_is_on_the_safe_side_of_95_percent_at_three_seeds(a_sd: float, b_sd: float, problem_sd: float) -> None:
     rng = np.random.default_rng(12)
     shared = rng.normal(0, problem_sd, (DRAWS, 1, PROBLEMS))
     own = [rng.normal(0, 0.3, shared.shape) for _ in range(2)]
     a, b = answers(rng, a_sd, shared + own[0], 0.4), answers(rng, b_sd, shared + own[1])
     truth = true_accuracy(math.hypot(a_sd, problem_sd, 0.3), 0.4) - true_accuracy(math.hypot(b_sd, problem_sd, 0.3))
     found = [st.paired_difference(*pair) for pair in zip(a, b, strict=True)]
-    assert np.mean([i.low <= truth <= i.high for i in found]) == pytest.approx(0.95, abs=0.02)
+    assert 0.93 <= np.mean([i.low <= truth <= i.high for i in found]) <= 0.98  # Welch's is a little wide when spreads are alike
 
 
 def test_over_seeds_covers_95_percent_where_the_range_of_the_seeds_covers_75() -> None:

@@ -430,3 +430,10 @@ def test_evaluation_spends_no_budget() -> None:
         return {k: v for k, v in loop.policy.meter.as_dict().items() if k != "seconds"}
 
     assert spent(evaluate=evaluator.validation, eval_every=1) == spent()
+
+
+def test_the_latest_weights_within_one_standard_error_of_the_best_are_kept() -> None:
+    script = iter([0.1, 0.7, 0.66, 0.6, 0.62])
+    loop = fit(sft_stage(steps=4), evaluate=lambda _: {"accuracy": next(script), "error": 0.05}, eval_every=1)
+    progress = loop.run()
+    assert (progress.best, progress.best_step, progress.stale) == (0.7, 2, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,8 +48,10 @@ class Evaluator:
         """Greedy accuracy and its companions on validation, for choosing."""
         found = self._matrix(policy, self.task, "validation", self.plan.validation)
         cells = [c for row in found.cells for c in row]
+        accuracy = float(metrics.accuracy(found)["value"])
         return {
-            "accuracy": float(metrics.accuracy(found)["value"]),
+            "accuracy": accuracy,
+            "error": math.sqrt(accuracy * (1 - accuracy) / found.n),
             "tokens": sum(c.tokens for c in cells) / max(1, len(cells)),
             "ended": metrics.share(cells, "ended"),
             "unparseable": metrics.share(cells, "unparseable"),

@@ -101,7 +101,7 @@ class Fit:
         task: the run's task.
         weights: which parameters move, for stages that do not say.
         folder: where metrics and checkpoints go; None keeps nothing.
-        evaluate: called on validation; must return `accuracy`.
+        evaluate: called on validation; must return `accuracy`, and may return its standard `error`.
     """
 
     def __init__(
@@ -338,15 +338,18 @@ class Fit:
 
     # -- evaluation and saving --------------------------------------------------------------------------------------
     def _evaluate(self) -> None:
+        """Look at validation. Kept are the latest weights within one standard error of the best: a lucky evaluation
+        early on must not throw the rest of the training away."""
         assert self.evaluate is not None
         found = self.evaluate(self.policy)
-        progress = self.progress
-        if found["accuracy"] > progress.best:
-            progress.best, progress.best_step, progress.stale = found["accuracy"], progress.total, 0
+        progress, value = self.progress, found["accuracy"]
+        improved = value > progress.best
+        progress.stale = 0 if improved else progress.stale + 1
+        progress.best = value if improved else progress.best
+        if improved or value > progress.best - found.get("error", 0.0):
+            progress.best_step = progress.total
             if self.options.keep == "best":
                 self._best = self._copy_weights()
-        else:
-            progress.stale += 1
         row = {"step": progress.total, **{f"validation/{k}": v for k, v in found.items()}}
         if self.folder:
             self.folder.append_metrics(row)
