@@ -48,6 +48,8 @@ def whet(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Ran]]:
         out, err = capsys.readouterr()
         return Ran(int(end.value.code or 0), out, err)
 
+    trained_folder()  # made here, so that what saving it prints is not the command's
+    capsys.readouterr()
     log = logging.getLogger("whet")
     handlers = list(log.handlers)
     yield run
@@ -110,12 +112,11 @@ def test_version(whet: Callable[..., Ran]) -> None:
 
 
 def test_module_is_the_command() -> None:
-    asked = [sys.executable, "-m", "whet", "run", "grpo", "steps"]
-    done = subprocess.run(asked, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (2, "whet: error: 'steps' is not of the form key=value\n")
+    asked = [sys.executable, "-m", "whet", "--version"]
+    assert subprocess.run(asked, capture_output=True, text=True, check=True).stdout == f"whet {__version__}\n"
 
 
-# -- bad input -----------------------------------------------------------------------------------------------------------
+# -- bad input -------------------------------------------------------------------------------------------------------
 BAD = {
     "unknown recipe": (["grop"], "unknown recipe 'grop': did you mean 'grpo'?"),
     "unknown task": (["grpo", "--task", "chain-sun"], "unknown task 'chain-sun': did you mean 'chain-sum'?"),
@@ -127,7 +128,7 @@ BAD = {
     "no recipe": ([], "name a recipe"),
     "group of one": (["grpo", "group=1"], "a group of one has no baseline"),
     "steps below one": (["sft", "steps=0"], "steps and batch must be at least 1"),
-    "not JSON": (["sft", "--task", "broken.jsonl"], "broken.jsonl:2: not valid JSON at column 13"),
+    "not JSON": (["sft", "--task", "broken.jsonl"], "broken.jsonl:2: not valid JSON at column 12"),
     "a field is missing": (["sft", "--task", "fields.jsonl"], "fields.jsonl:2: field 'prompt' is missing"),
     "a field is of another kind": (["sft", "--task", "kinds.jsonl"], "kinds.jsonl:2: field 'answer' must be a text"),
     "gold does not score": (["sft", "--task", "words.jsonl", "--verifier", "number"], "gives the gold answer 'one'"),
@@ -163,11 +164,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(name: str, whet: Callable[...,
     write_rows(here / "sums.jsonl", sums())
     write_rows(here / "words.jsonl", [{"prompt": f"number {i}", "answer": "one"} for i in range(60)])
     write_rows(here / "questions.jsonl", [{"prompt": f"number {i}"} for i in range(60)])
-    long = [{"prompt": "so " * 200, "answer": "1"}] * 3
-    # the split of a row hangs on a hash of its prompt: several, so that one of them is learnt
-    write_rows(
-        here / "long.jsonl", sums() + [{**row, "prompt": row["prompt"] + str(i)} for i, row in enumerate(long * 5)]
-    )
+    # the split of a row hangs on a hash of its prompt: several, so that some of them are learnt
+    write_rows(here / "long.jsonl", sums() + [{"prompt": "so " * 200 + str(i), "answer": "1"} for i in range(15)])
     for folder, file in (("old", "run.yaml"), ("full", "notes.txt")):
         (here / folder).mkdir()
         (here / folder / file).write_text("recipe: sft\n")
@@ -368,7 +366,7 @@ def test_ask_streams_the_greedy_answer(whet: Callable[..., Ran]) -> None:
     assert ran.out.split() == policy.format.decode(sample.response).replace("</think>", "</think>\n").split()
 
 
-# -- what there is, and what would be learnt ----------------------------------------------------------------------------
+# -- what there is, and what would be learnt -------------------------------------------------------------------------
 def test_tasks(whet: Callable[..., Ran]) -> None:
     shown = whet("tasks").out
     assert any(line.split()[:3] == ["chain-sum", "1-6", "(3)"] for line in shown.splitlines())

@@ -1,12 +1,12 @@
 """Cells in the making: each arm and seed is a run of its own, done once, resumed where it stopped.
 
-    OUT/start/KEY/         the start, measured once for all
-    OUT/runs/ARM-SEED-KEY/ a run folder
-    OUT/cells/ARM-SEED.json what came of it
+    OUT/start/KEY/           the start, measured once for all
+    OUT/runs/ARM-SEED-KEY/   a run folder
+    OUT/cells/ARM-SEED.json  what came of it
 
-KEY is a hash of what decides the numbers, so another question asked of the same folder starts other runs, and a question
-asked again reads what is there. A lock on each run lets several processes work on one folder; one that was killed lets go
-of it.
+KEY is a hash of the question (what decides the numbers), so another question asked of the same folder starts other runs,
+and one asked again reads what is there. A lock on each run lets several processes work on one folder; one that was killed
+lets go of it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,16 @@ from whet.tasks import Task
 from whet.training.checkpoint import write_atomic
 
 # settings that change speed, memory or where a run is, but not what it is
-IRRELEVANT = {"model", "device", "threads", "token_budget", "activation_checkpointing", "save_every"}
+IRRELEVANT = {
+    "model",
+    "device",
+    "threads",
+    "token_budget",
+    "activation_checkpointing",
+    "save_every",
+    "milestones",
+    "track",
+}
 OF_THE_START = ("task", "verifier", "validation", "test", "dtype", "test_n", "k", "others", "others_n")
 
 
@@ -46,11 +55,40 @@ Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
+class Question:
+    """What decides a cell's numbers.
+
+    Attributes:
+        values: settings and the recipe's arguments, the defaults among them, as plain values.
+        start: hash of the weights that it starts from.
+        data: hash of the task's file, or its name and version.
+    """
+
+    values: Mapping[str, Any]
+    start: str
+    data: str
+
+    @property
+    def key(self) -> str:
+        text = json.dumps([self.values, self.start, self.data], sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+    def answered(self, file: Path) -> Cell | None:
+        """The cell in a file, if it answers this question: what it was asked is asked again. A setting or an argument
+        that did not exist yet when it was made does not make it wrong; another default of an old one does."""
+        cell = Cell.read(file) if file.exists() else None
+        if cell is None or (cell.model["hash"], cell.data) != (self.start, self.data):
+            return None
+        now, then = _flat(self.values), _flat(cell.config)
+        return cell if all(now.get(name) == value for name, value in then.items()) else None
+
+
+@dataclass(frozen=True)
 class Job:
     """A run to be done.
 
     Attributes:
-        folder: its run folder; the name ends with the key.
+        folder: its run folder; the name ends with the question's key.
         cell: the file that is written when it is finished.
         start: the folder where the start was measured.
         until: stop when this share of the budget is spent, to be gone on with later.
@@ -58,7 +96,7 @@ class Job:
 
     arm: str
     config: RunConfig
-    key: str
+    question: Question
     folder: Path
     cell: Path
     start: Path
@@ -90,9 +128,8 @@ class Bench:
         self.run = Run(configs[0], task=self._given)  # checks the first arm, the task and the model
         for config in configs[1:]:
             get_recipe(config.recipe)(**config.arguments).check(self.run.task)
-        self._start = {k: getattr(configs[0], k) for k in OF_THE_START}
-        self._start_key = self._key(self._start)
-        self._start_folder = out / "start" / self._start_key
+        self._start = self._question({k: getattr(configs[0], k) for k in OF_THE_START})
+        self._start_folder = out / "start" / self._start.key
 
     @property
     def model(self) -> dict[str, Any]:
@@ -101,7 +138,7 @@ class Bench:
     def start(self) -> Cell:
         """The model that all arms start from, as a cell."""
         file = self.cells / f"{START}.json"
-        kept = read_if(file, self._start_key)
+        kept = self._start.answered(file)
         if kept is None:
             kept = self._measure_start()
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -111,15 +148,15 @@ class Bench:
     def _measure_start(self) -> Cell:
         folder = self._start_folder
         with locked(folder):
-            kept = read_if(folder / "cell.json", self._start_key)
+            kept = self._start.answered(folder / "cell.json")
             if kept is None:
                 shutil.rmtree(folder, ignore_errors=True)
                 self.run.folder = RunFolder.create(folder)
                 began = time.perf_counter()
                 self.run.before()
                 kept = Cell(
-                    arm=START, seed=None, key=self._start_key, config=self._start, task=self.run.task.spec(),
-                    model=self.model, versions=self.run.record()["versions"],
+                    arm=START, seed=None, key=self._start.key, config=self._start.values, task=self.run.task.spec(),
+                    data=self._start.data, model=self.model, versions=self.run.record()["versions"],
                     minutes=(time.perf_counter() - began) / 60, **_measured(folder, "before"),
                 )  # fmt: skip
                 write_atomic(folder / "cell.json", kept.text())
@@ -127,12 +164,12 @@ class Bench:
 
     def job(self, arm: Arm, seed: int, until: float = 1.0) -> Job:
         config = arm.config(self.task, seed, self.shared)
-        values = {k: v for k, v in config.model_dump().items() if k not in IRRELEVANT and v is not None}
-        defaults = {k: repr(a.default) for k, a in get_recipe(arm.recipe).arguments.items()}
-        key = self._key({**values, "arguments": {**defaults, **config.arguments}})
-        folder = self.out / "runs" / f"{arm.slug}-{seed}-{key}"
+        values = {k: v for k, v in config.model_dump().items() if k not in IRRELEVANT}
+        defaults = {k: a.default for k, a in get_recipe(arm.recipe).arguments.items()}
+        question = self._question({**values, "arguments": {**defaults, **config.arguments}})
+        folder = self.out / "runs" / f"{arm.slug}-{seed}-{question.key}"
         cell = self.cells / f"{arm.slug}-{seed}.json"
-        return Job(arm.label, config, key, folder, cell, self._start_folder, self._given, until)
+        return Job(arm.label, config, question, folder, cell, self._start_folder, self._given, until)
 
     def cells_of(self, jobs: Sequence[Job], watch: Callable[[Job, Cell], None] | None = None) -> list[Cell]:
         """The cells of jobs, in their order; those that are not there yet are run."""
@@ -141,7 +178,7 @@ class Bench:
 
     def ready(self, jobs: Sequence[Job]) -> None:
         """Measure the start where a run will need it."""
-        if any(read_if(job.cell, job.key) is None for job in jobs):
+        if any(job.question.answered(job.cell) is None for job in jobs):
             self._measure_start()
 
     def each(
@@ -159,14 +196,12 @@ class Bench:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def _key(self, values: Mapping[str, Any]) -> str:
-        what = [values, self.run.hash, self.run.data()]
-        return hashlib.blake2b(json.dumps(what, sort_keys=True, default=str).encode(), digest_size=6).hexdigest()
+    def _question(self, values: Mapping[str, Any]) -> Question:
+        named = json.dumps(values, default=lambda v: getattr(v, "__qualname__", repr(v)))
+        return Question(json.loads(named), self.run.hash, self.run.data())
 
 
-def _listen(
-    jobs: Sequence[Job], results: Iterable[Found], watch: Callable[[Job, Found], object] | None
-) -> list[Found]:
+def _listen(jobs: Sequence[Job], results: Iterable[Found], watch: Callable[[Job, Found], object] | None) -> list[Found]:
     found = []
     for job, result in zip(jobs, results, strict=True):
         found.append(result)
@@ -177,7 +212,7 @@ def _listen(
 
 def finish(job: Job) -> Cell:
     """Do a run, or the rest of it, and write its cell; a cell with the job's key is only read."""
-    kept = read_if(job.cell, job.key)
+    kept = job.question.answered(job.cell)
     if kept is not None:
         return kept
     with locked(job.folder):
@@ -204,12 +239,6 @@ def open_run(job: Job) -> Run:
     return run
 
 
-def read_if(file: Path, key: str) -> Cell | None:
-    """The cell in a file, if there is one and it has this key."""
-    cell = Cell.read(file) if file.exists() else None
-    return cell if cell is not None and cell.key == key else None
-
-
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a folder against other processes; waits for one that holds it."""
@@ -233,12 +262,13 @@ def _follow(parent: int) -> None:
 def _cell(job: Job, minutes: float) -> Cell:
     folder = RunFolder(job.folder)
     summary = json.loads(folder.summary.read_text())
-    config, record = RunConfig.read(folder.config)
+    record = RunConfig.read(folder.config)[1]
+    question = job.question
     measured = _measured(job.folder, "after")
     measured["metrics"]["steps"] = summary["steps"]
     return Cell(
-        arm=job.arm, seed=config.seed, key=job.key, config=config.model_dump(exclude_none=True), task=summary["task"],
-        model=summary["model"], curve=_curve(folder), compute=summary["compute"], versions=record["versions"],
+        arm=job.arm, seed=job.config.seed, key=question.key, config=question.values, data=question.data,
+        task=summary["task"], model=summary["model"], curve=_curve(folder), compute=summary["compute"], versions=record["versions"],
         minutes=max(minutes, summary["compute"]["seconds"] / 60), **measured,
     )  # fmt: skip
 
@@ -256,8 +286,10 @@ def _measured(folder: Path, when: str) -> dict[str, Any]:
     answers = {"greedy": "".join(_mark(row[0]) for row in greedy), "k": len(sampled[0]) if sampled else 0,
                "sampled": "".join(_mark(value) for row in sampled for value in row)}  # fmt: skip
     names = ["accuracy", *(f"{name}@{answers['k']}" for name in ("mean", "pass") if sampled)]
-    metrics = {name: float(np.nanmean(by_problem(answers, name))) for name in names}
-    metrics |= {k: v for k, v in found.items() if isinstance(v, int | float)}
+    tables = {name: by_problem(answers, name) for name in names}
+    metrics = {name: float(np.nanmean(table)) for name, table in tables.items() if table is not None}
+    plain_numbers = {k: v["value"] if isinstance(v, Mapping) else v for k, v in found.items()}
+    metrics |= {k: v for k, v in plain_numbers.items() if k not in metrics and k != "sampled_accuracy"}
     if others:
         metrics["forgetting"] = sum(b["value"] - a["value"] for b, a in others.values()) / len(others)
     spread = {name: {"before": b["value"], "after": a["value"]} for name, (b, a) in others.items()}
@@ -272,6 +304,11 @@ def _curve(folder: RunFolder) -> list[dict[str, float]]:
         if "validation/accuracy" in row:
             found.append({"step": row["step"], **spent, "accuracy": row["validation/accuracy"]})
     return found
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {**{k: v for k, v in values.items() if k != "arguments"},
+            **{f"arguments.{k}": v for k, v in values.get("arguments", {}).items()}}  # fmt: skip
 
 
 def _mark(value: float | None) -> str:

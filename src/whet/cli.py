@@ -43,7 +43,9 @@ SETTINGS: dict[str, Setting] = {
     "seed": (int, METHOD, "root of all randomness", 0),
     "budget": (str, RUN, "ends the run instead of steps: flops:2e13, tokens:1e6, steps:100, minutes:5", None),
     "patience": (int, RUN, "evaluations without a new best before stopping; 0 is never", 0),
-    "keep": (str, RUN, "end with the best weights on validation, or the last", "best"),
+    "keep": (
+        str, RUN, "end with the best weights on validation (the latest within one standard error), or the last", "best"
+    ),
     "save_every": (int, RUN, "steps between checkpoints; 0 only at the end", 50),
     "eval_every": (int, EVALUATION, "steps between evaluations on validation; 0 is never", 25),
     "evaluations": (int, EVALUATION, "so many evaluations at equal shares of the run instead", 0),

@@ -20,7 +20,9 @@ class RunConfig(BaseModel):
     arguments: dict[str, Any] = Field(default_factory=dict, description="the recipe's own arguments")
     model: str | None = Field(None, description="a folder or Hub name; none is the shipped base")
     task: str = Field("chain-sum", description="a task's name, a JSONL file, or hub:ORG/NAME")
-    verifier: str | None = Field(None, description="of a file task: exact, number, math, choice, regex:..., FILE.py:FUNCTION")
+    verifier: str | None = Field(
+        None, description="of a file task: exact, number, math, choice, regex:..., FILE.py:FUNCTION"
+    )
     validation: str | None = Field(None, description="a file task's validation file; else 10 % by hash of the prompt")
     test: str | None = Field(None, description="a file task's test file; else 10 % by hash of the prompt")
     weights: str = Field("full", description="which weights move: full, lora, rslora, dora; lora:rank=8,alpha=16")
@@ -29,8 +31,12 @@ class RunConfig(BaseModel):
     dtype: str = Field("float32", description="float32, bfloat16, float64, or mixed (fp32 weights, bf16 forwards)")
     activation_checkpointing: bool = Field(False, description="recompute activations in the backward to save memory")
     threads: int = Field(0, ge=0, description="CPU threads; 0 takes the cores there are, at most 8")
-    token_budget: int = Field(4096, ge=1, description="padded tokens in a micro-batch; changes memory, not the gradient")
-    budget: str | None = Field(None, description="ends the run instead of steps: flops:2e13, tokens:1e6, steps:100, minutes:5")
+    token_budget: int = Field(
+        4096, ge=1, description="padded tokens in a micro-batch; changes memory, not the gradient"
+    )
+    budget: str | None = Field(
+        None, description="ends the run instead of steps: flops:2e13, tokens:1e6, steps:100, minutes:5"
+    )
     eval_every: int = Field(25, ge=0, description="steps between evaluations on validation; 0 is never")
     evaluations: int = Field(0, ge=0, description="so many evaluations at equal shares of the run instead")
     patience: int = Field(0, ge=0, description="evaluations without a new best before stopping; 0 is never")
@@ -42,7 +48,9 @@ class RunConfig(BaseModel):
     test_n: int = Field(512, ge=1, description="test problems before and after")
     k: int = Field(16, ge=0, description="sampled answers to each test problem (pass@k); 0 leaves them out")
     validation_n: int = Field(128, ge=1, description="validation problems at each evaluation")
-    others: list[str] | None = Field(None, description="tasks whose accuracy shows what is forgotten; none: the built-in ones")
+    others: list[str] | None = Field(
+        None, description="tasks whose accuracy shows what is forgotten; none: the built-in ones"
+    )
     others_n: int = Field(256, ge=1, description="test problems of each of them")
 
     @classmethod
@@ -73,8 +81,9 @@ class RunConfig(BaseModel):
     def dump(self, record: dict[str, Any]) -> str:
         """The text of a `run.yaml`."""
         values = {k: v for k, v in self.model_dump().items() if v is not None}
+        asked = {**values, "arguments": self.arguments, "record": record}  # as given: pydantic takes objects apart
         try:
-            return yaml.safe_dump({**values, "record": record}, sort_keys=False, allow_unicode=True)
+            return yaml.safe_dump(asked, sort_keys=False, allow_unicode=True)
         except yaml.representer.RepresenterError as problem:
             raise WhetError(f"a run with an output folder must be described by plain values, so that it can be run "
                             f"again: {problem.args[-1]!r} is none; register a recipe that makes it") from None  # fmt: skip

@@ -142,7 +142,10 @@ class Run:
         self.evaluator = Evaluator(self.task, self.plan)
         self.policy = base.load(config.model, device=config.device, dtype=config.dtype)
         self.hash = base.weights_hash(self.policy.model)
-        for what, name, now in (("model_hash", self.policy.name, self.hash), ("data_hash", self.task.spec(), self.data())):
+        for what, name, now in (
+            ("model_hash", self.policy.name, self.hash),
+            ("data_hash", self.task.spec(), self.data()),
+        ):
             if self.resumed and record.get(what) != now:
                 raise WhetError(f"'{name}' has changed since this run began; it cannot be resumed")
         for stage in self.recipe.stages:

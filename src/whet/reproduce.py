@@ -90,7 +90,9 @@ def judge(study: Study, cells: Sequence[Cell]) -> dict[str, Any]:
                             f"{LEAST_SEEDS} of every arm; run `whet reproduce {study.slug}`")  # fmt: skip
     for what, values in (("task", {c.task for c in cells}), ("start", {c.model["hash"] for c in cells})):
         if len(values) > 1:
-            raise WhetError(f"study '{study.slug}': its cells are of more than one {what} ({', '.join(sorted(values))})")
+            raise WhetError(
+                f"study '{study.slug}': its cells are of more than one {what} ({', '.join(sorted(values))})"
+            )
     judgement = study.judge(scores)
     metrics = study.metrics
     first = scores.cells[arms[0]][0]
@@ -129,5 +131,3 @@ def _intervals(scores: Scores, metric: str) -> dict[str, Any]:
     for d in scores.differences(metric):
         found[d.name] = {**interval_dict(d.interval), "p": d.p, "p_corrected": d.corrected}
     return found
-
-

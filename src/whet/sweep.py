@@ -1,8 +1,7 @@
 """Choosing each arm's settings by halving: one seed, on validation.
 
 Every candidate runs to half of the budget; the half of them (rounded up) that was best on validation by then goes on to
-the end, where the best is chosen. A candidate's score is the best validation accuracy of its run so far, since that is
-what a run keeps. The seed is none that is reported, so that luck on it does not reach the table, and test is not looked at.
+the end, where the best is chosen. A candidate's score is the best validation accuracy of its run so far. The seed is none that is reported, so that luck on it does not reach the table, and test is not looked at.
 """
 
 from __future__ import annotations
@@ -102,7 +101,9 @@ def attempt(job: Job) -> Trial:
     return reached
 
 
-def _run(bench: Bench, points: Mapping[str, Sequence[Arm]], until: float, watch: Watch | None) -> dict[str, list[Trial]]:
+def _run(
+    bench: Bench, points: Mapping[str, Sequence[Arm]], until: float, watch: Watch | None
+) -> dict[str, list[Trial]]:
     jobs = [bench.job(point, SEED, until) for grid in points.values() for point in grid]
     bench.ready(jobs)
     trials = iter(bench.each(attempt, jobs, lambda job, trial: watch and watch(_line(job, trial))))
@@ -129,7 +130,9 @@ def _reached(job: Job) -> Trial | None:
     if cut is None or not saved or int(saved[-1].name.removeprefix(checkpoint.PREFIX)) < cut["step"]:
         return None
     scores = [row["validation/accuracy"] for row in rows if row["step"] <= cut["step"] and "validation/accuracy" in row]
-    return Trial(max(scores, default=-math.inf), max(row.get("flops", 0.0) for row in rows if row["step"] <= cut["step"]))
+    return Trial(
+        max(scores, default=-math.inf), max(row.get("flops", 0.0) for row in rows if row["step"] <= cut["step"])
+    )
 
 
 def _line(job: Job, trial: Trial) -> str:

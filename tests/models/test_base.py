@@ -82,9 +82,16 @@ def test_a_folder_that_is_no_model_gets_one_clear_line(broken: str, tmp_path: Pa
     elif broken == "tokenizer":
         for file in folder.glob("tokenizer*"):
             file.unlink()
-    with pytest.raises(WhetError, match="not a model folder|could not be loaded|no end token") as problem:
+    with pytest.raises(WhetError, match=r"not a model folder|could not be loaded") as problem:
         base.load(folder)
     assert "\n" not in str(problem.value)
+
+
+def test_a_tokenizer_that_is_not_the_models_is_refused(tmp_path: Path) -> None:
+    """Else its ids would run past the embeddings somewhere in the middle of a run."""
+    Policy(tiny_model(vocab_size=290), tiny_tokenizer("plain")).save(tmp_path)
+    with pytest.raises(WhetError, match="has 300 tokens and the model 290"):
+        base.load(tmp_path)
 
 
 def test_a_pickled_model_is_refused(tmp_path: Path) -> None:
@@ -117,9 +124,7 @@ def test_the_precision_is_the_one_asked_for(dtype: str, tmp_path: Path) -> None:
     close = 1e-4 if dtype.startswith("float") else 0.5
     assert float((logits(policy).double() - logits(tiny_policy()).double()).abs().max()) < close
     if dtype == "mixed":
-        assert policy.hidden(PROBE).dtype in (torch.float32, torch.bfloat16) and policy.head(
-            policy.hidden(PROBE)
-        ).dtype == torch.bfloat16
+        assert policy.head(policy.hidden(PROBE)).dtype == torch.bfloat16
 
 
 def test_dropout_is_off_even_in_training_mode(tmp_path: Path) -> None:

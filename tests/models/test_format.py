@@ -148,9 +148,7 @@ TEXTS = [
 
 @pytest.mark.parametrize("style", ["chat", "plain"])
 @pytest.mark.parametrize(("text", "kinds", "answer", "rationale"), TEXTS)
-def test_the_answer_follows_its_last_mark(
-    style: str, text: str, kinds: list[str], answer: str, rationale: str
-) -> None:
+def test_the_answer_follows_its_last_mark(style: str, text: str, kinds: list[str], answer: str, rationale: str) -> None:
     form = Format(tiny_tokenizer(style))
     sample = sampled(form, text)
     assert [s.kind for s in sample.segments[1:-1]] == kinds

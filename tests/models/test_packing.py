@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -40,7 +41,7 @@ def test_no_micro_batch_is_above_the_budget_unless_it_is_one_row(budget: int, sa
     for batch in batches:
         assert batch and (cost(batch) <= budget or len(batch) == 1)
     # greedy from the longest: no row could have joined the batch before it
-    for before, batch in zip(batches, batches[1:], strict=False):
+    for before, batch in itertools.pairwise(batches):
         assert cost([*before, batch[0]]) > budget
 
 
@@ -95,7 +96,10 @@ def test_values_are_read_and_written_at_learnt_tokens() -> None:
     batch = Batch.of(samples)
     flat = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64, requires_grad=True)
     batch.scatter("value", flat)
-    assert samples[0].per_token["value"].tolist() == [0, 0, 1, 2, 3] and samples[1].per_token["value"].tolist() == [0, 4]
+    assert samples[0].per_token["value"].tolist() == [0, 0, 1, 2, 3] and samples[1].per_token["value"].tolist() == [
+        0,
+        4,
+    ]
     assert samples[0].per_token["value"].dtype == torch.float64 and not samples[0].per_token["value"].requires_grad
     assert torch.equal(batch.values("value", torch.float64), flat.detach())
     assert batch.values("value").dtype == torch.float32

@@ -135,7 +135,7 @@ def _learnt_rows(fit: Fit) -> list[Row]:
 def test_the_kl_in_the_reward_is_zero_at_first_and_adapts(tmp_path: Path) -> None:
     stage = stage_of(steps=4, kl=0.1, kl_target=1e-4, lr=3e-3, warmup=0, epochs=2)
     assert stage.wants() == {"old_logprob", "old_value", "reference_logprob"}
-    rows, fit = last_rows(stage)
+    rows, _ = last_rows(stage)
     advantage = stage.advantage
     assert isinstance(advantage, GeneralizedAdvantage) and isinstance(advantage.kl_coefficient, AdaptiveKL)
     assert advantage.beta != 0.1, "a policy that moves away changes beta"

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from whet.errors import WhetError
+from whet.objectives import nll
 from whet.recipes import recipe as registry
 from whet.recipes.recipe import Entry, Recipe, get_recipe, recipe, recipes
 from whet.sources import Demonstrations
-from whet.objectives import nll
 from whet.training.optimizer import Rate
 from whet.training.stage import Stage, Update
 
@@ -116,6 +116,19 @@ def test_two_recipes_of_one_name_are_refused() -> None:
 
 
 def test_all_recipes_of_this_version_are_found() -> None:
-    shipped = {"sft", "pretrain", "grpo", "dapo", "dr-grpo", "gspo", "rloo", "reinforce++", "cispo", "ppo", "dpo", "star"}
+    shipped = {
+        "sft",
+        "pretrain",
+        "grpo",
+        "dapo",
+        "dr-grpo",
+        "gspo",
+        "rloo",
+        "reinforce++",
+        "cispo",
+        "ppo",
+        "dpo",
+        "star",
+    }
     assert shipped <= set(recipes())
     assert list(recipes()) == sorted(recipes())

@@ -227,7 +227,9 @@ HOT = SamplingSettings(max_new_tokens=8, temperature=1.5)
 def test_an_answer_does_not_depend_on_what_else_is_asked() -> None:
     policy = trained_policy("gpt2", "plain")
     problems = get_task("parity").problems("train", 5)
-    everyone = {p.id: [s.ids for s in found] for p, found in zip(problems, ask(policy, problems, HOT, 3, 7), strict=True)}
+    everyone = {
+        p.id: [s.ids for s in found] for p, found in zip(problems, ask(policy, problems, HOT, 3, 7), strict=True)
+    }
     for some in (problems[3:], problems[::-1], [problems[2]]):
         for problem, found in zip(some, ask(policy, some, HOT, 3, 7), strict=True):
             assert [s.ids for s in found] == everyone[problem.id]
@@ -321,7 +323,9 @@ def test_a_short_file_is_asked_once_a_problem() -> None:
 
 def test_nothing_to_learn_from_is_said_with_its_counts() -> None:
     policy, task = scripted([["ok", "ok b"]] * 2), Judged(2)
-    with pytest.raises(WhetError, match=r"Pairs found nothing to learn from \(problems 2, with right and wrong answers 0"):
+    with pytest.raises(
+        WhetError, match=r"Pairs found nothing to learn from \(problems 2, with right and wrong answers 0"
+    ):
         Pairs(problems=2, samples=2).prepare(bound(Uniform(), task), policy, Scope(task, 0))  # type: ignore[arg-type]
 
 

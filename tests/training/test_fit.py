@@ -335,6 +335,14 @@ def test_the_run_ends_with_the_best_weights_or_the_last(keep: str, tmp_path: Pat
     assert [line["step"] for line in lines] == [0, 1, 2, 3, 4]
 
 
+def test_kept_are_the_latest_weights_within_a_standard_error_of_the_best() -> None:
+    """A lucky evaluation early on must not throw the rest of the training away; patience still counts from it."""
+    values = iter([0.5, 0.8, 0.72, 0.69, 0.71])
+    loop = fit(sft_stage(steps=4), evaluate=lambda policy: {"accuracy": next(values), "error": 0.1}, eval_every=1)
+    progress = loop.run()
+    assert (progress.best, progress.best_step, progress.stale) == (0.8, 4, 3)
+
+
 def test_the_last_step_is_always_evaluated() -> None:
     loop = fit(sft_stage(steps=5), evaluate=scripted(0.0, 0.0, 0.0), eval_every=3)
     steps: list[int] = []

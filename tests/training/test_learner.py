@@ -103,9 +103,7 @@ def distance(a: Tensor, b: Tensor) -> float:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)], ids=["fp32", "fp64"])
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_the_gradient_does_not_depend_on_how_the_batch_is_cut(
-    name: str, dtype: torch.dtype, tolerance: float
-) -> None:
+def test_the_gradient_does_not_depend_on_how_the_batch_is_cut(name: str, dtype: torch.dtype, tolerance: float) -> None:
     """One micro-batch (all padded to the longest), a row each (no padding), something between, and another order."""
     learner, rows = setup(name, dtype)
     whole, losses = gradient(learner, rows)
@@ -269,7 +267,9 @@ def test_hooks_run_in_order_and_a_masked_parameter_stays() -> None:
 def test_the_rate_follows_the_schedule_of_the_stage() -> None:
     learner, rows = setup("sft", torch.float32)
     optimizer = AdamW(lr=1e-3, warmup=0.2, schedule="linear")
-    learner = Learner(Update(nll(), optimizer=optimizer), learner.policies, learner.weights, steps=10, token_budget=EXACT)
+    learner = Learner(
+        Update(nll(), optimizer=optimizer), learner.policies, learner.weights, steps=10, token_budget=EXACT
+    )
     rates = [learner.step(rows, 0, "here")["lr"] for _ in range(4)]
     assert rates == pytest.approx([1e-3 / 3, 2e-3 / 3, 1e-3, 1e-3 * 7 / 8])
 

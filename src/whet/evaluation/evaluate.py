@@ -48,10 +48,11 @@ class Evaluator:
         """Greedy accuracy and its companions on validation, for choosing."""
         found = self._matrix(policy, self.task, "validation", self.plan.validation)
         cells = [c for row in found.cells for c in row]
-        accuracy = float(metrics.accuracy(found)["value"])
+        judged = metrics.accuracy(found)
+        accuracy = float(judged["value"])
         return {
             "accuracy": accuracy,
-            "error": math.sqrt(accuracy * (1 - accuracy) / found.n),
+            "error": math.sqrt(accuracy * (1 - accuracy) / max(1, judged["n"])),
             "tokens": sum(c.tokens for c in cells) / max(1, len(cells)),
             "ended": metrics.share(cells, "ended"),
             "unparseable": metrics.share(cells, "unparseable"),

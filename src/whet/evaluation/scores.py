@@ -37,8 +37,9 @@ class Cell:
     Attributes:
         arm: its label; `start` is the model that every arm started from.
         seed: None for the start, which no seed has trained.
-        key: hash of everything that decides the numbers: config, task's data, the start's weights.
-        config: what was asked of the run.
+        key: hash of everything that decides the numbers: config, data, the start's weights.
+        config: what was asked of the run, defaults among it.
+        data: hash of the task's file, or its name and version.
         model: name, hash and parameters of the start.
         metrics: accuracy, mean@k and pass@k over the test problems, majority@k, forgetting (accuracy lost on the other
             tasks, their mean), tokens_per_answer, ended, unparseable.
@@ -54,6 +55,7 @@ class Cell:
     seed: int | None
     key: str
     config: Mapping[str, Any]
+    data: str
     task: str
     model: Mapping[str, Any]
     metrics: Mapping[str, float | None]

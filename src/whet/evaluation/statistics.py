@@ -152,7 +152,10 @@ def over_seeds_and_problems(table: ArrayLike) -> Interval:
     """
     y = np.asarray(table, dtype=float)
     found = make_interval(float(y.mean()), _parts([y], y.mean(0)), *y.shape)
-    if y.min() == y.max() and found.value in (0.0, 1.0):  # all alike: the exact interval of a share, of the problems alone
+    if y.min() == y.max() and found.value in (
+        0.0,
+        1.0,
+    ):  # all alike: the exact interval of a share, of the problems alone
         reach = 1.0 - ((1.0 - LEVEL) / 2) ** (1.0 / y.shape[1])
         return replace(found, low=max(0.0, found.value - reach), high=min(1.0, found.value + reach))
     return found
@@ -161,8 +164,9 @@ def over_seeds_and_problems(table: ArrayLike) -> Interval:
 def difference(a: ArrayLike, b: ArrayLike) -> Interval:
     """mean(a) - mean(b) of two arms' numbers, one a seed, by Welch."""
     y, z = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    parts = [_welch([float(v.var(ddof=1)) / len(v) for v in (y, z)], [len(y) - 1, len(z) - 1])]
-    return make_interval(float(y.mean() - z.mean()), parts if min(len(y), len(z)) > 1 else [], min(len(y), len(z)))
+    n = min(len(y), len(z))
+    parts = [_welch([float(v.var(ddof=1)) / len(v) for v in (y, z)], [len(y) - 1, len(z) - 1])] if n > 1 else []
+    return make_interval(float(y.mean() - z.mean()), parts, n)
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike) -> Interval:
@@ -175,7 +179,9 @@ def paired_difference(a: ArrayLike, b: ArrayLike) -> Interval:
     """
     y, z = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     tables, other = ([y], z) if z.ndim == 1 else ([y, z], z.mean(0))
-    return make_interval(float(y.mean() - z.mean()), _parts(tables, y.mean(0) - other), min(map(len, tables)), y.shape[1])
+    return make_interval(
+        float(y.mean() - z.mean()), _parts(tables, y.mean(0) - other), min(map(len, tables)), y.shape[1]
+    )
 
 
 def holm(p: Sequence[float]) -> list[float]:

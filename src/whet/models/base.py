@@ -101,6 +101,7 @@ def load(
             adapted = PeftModel.from_pretrained(loaded, source, is_trainable=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as problem:
         raise WhetError(f"model '{source}' could not be loaded: {_first_line(problem)}") from problem
+    _check_tokenizer(tokenizer, loaded, source)
     loaded.to(where)
     no_dropout(loaded)
     note = folder / "whet.json"
@@ -182,6 +183,16 @@ def weights_hash(model: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _check_tokenizer(tokenizer: Any, model: Any, source: str) -> None:
+    """Transformers makes an empty tokenizer for a folder that holds none, and takes one that is not the model's."""
+    if set(tokenizer.encode("a 1", add_special_tokens=False)) <= set(tokenizer.all_special_ids):
+        raise WhetError(f"model '{source}' could not be loaded: its folder holds no tokenizer; save the model's there")
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise WhetError(f"model '{source}' could not be loaded: its tokenizer has {len(tokenizer)} tokens and the model "
+                        f"{rows}; save the model's own tokenizer there")  # fmt: skip
 
 
 def _first_line(problem: BaseException) -> str:

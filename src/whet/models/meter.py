@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -58,7 +59,7 @@ class Shapes:
     head_trainable: int
 
     @classmethod
-    def of(cls, model: nn.Module) -> Shapes:
+    def of(cls, model: Any) -> Shapes:
         head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
         head_size = head.weight.numel() if head is not None else 0
         head_trainable = head_size if head is not None and head.weight.requires_grad else 0

@@ -191,8 +191,9 @@ class Policy:
         training = self.model.training
         self.model.eval()
         try:
-            own = self.model(**inputs).logits
-            ours = self.head(self.decoder(**inputs).last_hidden_state)
+            with autocast(self.device, self.mixed):
+                own = self.model(**inputs).logits
+                ours = self.head(self.decoder(**inputs).last_hidden_state)
         finally:
             self.model.train(training)
         scale = max(float(own.abs().max()), 1e-6)

@@ -26,6 +26,7 @@ class Rollouts(Collector):
     """
 
     needs = frozenset({"verifier"})
+    settings: SamplingSettings
 
     def __init__(self, group: int = 8, max_new_tokens: int = 0, temperature: float = 1.0) -> None:
         if group < 1:
@@ -54,6 +55,7 @@ class Pairs(Stored):
     """
 
     needs = frozenset({"verifier"})
+    settings: SamplingSettings
 
     def __init__(self, problems: int = 256, samples: int = 8, temperature: float = 1.0, cap: int = 2) -> None:
         super().__init__()
@@ -65,9 +67,7 @@ class Pairs(Stored):
         scope.remember(drawn)
         rows: list[Row] = []
         mixed = 0
-        for problem, samples in zip(
-            drawn, ask(policy, drawn, self.settings, self.samples, scope.seed), strict=True
-        ):
+        for problem, samples in zip(drawn, ask(policy, drawn, self.settings, self.samples, scope.seed), strict=True):
             judged = [(s, judge(scope.task, problem, policy, s).value) for s in unique(samples)]
             right = [s for s, value in judged if value == 1.0]
             wrong = [s for s, value in judged if value < 1.0]  # NaN, which could not be judged, is neither
@@ -116,6 +116,7 @@ class Bootstrapped(Stored):
     """
 
     needs = frozenset({"verifier"})
+    settings: SamplingSettings
 
     def __init__(
         self, problems: int = 512, samples: int = 1, temperature: float = 0.0, rationalize: bool = True, cap: int = 4

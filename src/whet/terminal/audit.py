@@ -32,7 +32,7 @@ def audit_reward(spec: str, verifier: str | None, n: int) -> None:
         screen.print("[red]a gold answer does not score 1[/]: no answer could earn the whole reward")
     if found:
         screen.print(f"[red]{len(found)} of {len(rows)} kinds of answer score that must not[/]: "
-                     f"{', '.join(r.attack for r in found)}")  # fmt: skip
+                     f"{', '.join(r.attack for r in found)}", soft_wrap=True)  # fmt: skip
     if short or found:
         raise typer.Exit(1)
     screen.print("[green]nothing scores that must not[/]")

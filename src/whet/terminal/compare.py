@@ -19,11 +19,8 @@ if TYPE_CHECKING:
 STYLES = {"reproduced": "bold green", "not reproduced": "bold red", "inconclusive": "bold yellow"}
 
 
-def show_comparison(comparison: Comparison, screen: Console | None = None) -> None:
+def show_comparison(comparison: Comparison, screen: Console) -> None:
     """The ranked table, the differences, and what was equal."""
-    from whet.terminal.console import console
-
-    screen = screen or console()
     screen.print(ranked(comparison))
     if len(comparison.arms) > 1:
         screen.print()
@@ -97,13 +94,10 @@ def remarks(comparison: Comparison) -> list[str]:
     return found
 
 
-def show_verdict(verdict: Verdict, screen: Console | None = None) -> None:
+def show_verdict(verdict: Verdict, screen: Console) -> None:
     """The table of the cells, the claim, and what became of it."""
     from rich.text import Text
 
-    from whet.terminal.console import console
-
-    screen = screen or console()
     show_comparison(verdict.comparison, screen)
     study = verdict.study
     screen.print()
@@ -145,7 +139,7 @@ def add_commands(app: typer.Typer, panel: str | None = None) -> None:
         """Which recipe is best: several side by side, at equal budget, over seeds."""
         from whet.arms import parse_sweep, split_words
         from whet.compare import compare as run
-        from whet.terminal.console import quiet_libraries
+        from whet.terminal.console import console, quiet_libraries
 
         quiet_libraries()
         arms, settings = split_words(words)
@@ -153,7 +147,7 @@ def add_commands(app: typer.Typer, panel: str | None = None) -> None:
             settings["verifier"] = verifier
         found = run(arms, task=task, model=model, budget=budget, seeds=seeds, sweep=parse_sweep(sweep or []), jobs=jobs,
                     out=out, watch=_tell(), **settings)  # fmt: skip
-        show_comparison(found)
+        show_comparison(found, console())
         _tell()(f"all of it is in {out / 'results.json'}")
 
     @app.command(rich_help_panel=panel)
@@ -167,10 +161,11 @@ def add_commands(app: typer.Typer, panel: str | None = None) -> None:
     ) -> None:
         """Does a paper's claim hold at small scale? Run its study and judge it."""
         from whet.reproduce import reproduce as run
-        from whet.terminal.console import quiet_libraries
+        from whet.terminal.console import console, quiet_libraries
 
         quiet_libraries()
-        show_verdict(run(study, quick=quick, full=full, jobs=jobs, results=results, device=device, watch=_tell()))
+        found = run(study, quick=quick, full=full, jobs=jobs, results=results, device=device, watch=_tell())
+        show_verdict(found, console())
 
 
 def _tell() -> Callable[[str], None]:

@@ -124,8 +124,8 @@ def finished(result: Result, run: Run, out: Path | None) -> None:
     progress, summary = result.progress, result.summary
     how = f"after {progress.total} steps" + (" (stopped early)" if progress.stopped_early else "")
     if run.config.keep == "best" and progress.best_step >= 0:
-        best = f"step {progress.best_step}" if progress.best_step else "the start, which no step beat"
-        how += f"; kept is the best on validation: {best}"
+        kept = f"kept are the weights of step {progress.best_step}, chosen on validation"
+        how += f"; {kept if progress.best_step else 'kept are the first weights: no step did better on validation'}"
     say(f"[bold]{summary['recipe']}[/] on [bold]{summary['task']}[/], seed {summary['seed']}, {how}", soft_wrap=True)
     say()
     say(before_after(summary))
@@ -145,7 +145,7 @@ def finished(result: Result, run: Run, out: Path | None) -> None:
 def stopped(out: Path | None, shown: Display) -> None:
     """What is said of a run that was interrupted."""
     say = console().print
-    where = f"stopped at step {shown.step_now} of {shown.steps}" if shown.steps else "stopped before the first step"
+    where = f"stopped at step {shown.step_now} of {shown.steps}" if shown.step_now else "stopped before the first step"
     if out is None:
         say(f"{where}; nothing was kept, since no --out was given")
     else:

@@ -6,12 +6,10 @@ A step is: draw, collect, score, estimate advantages, observe, gate, transform, 
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,74 +20,18 @@ from whet.models.policy import Policy
 from whet.records import Row
 from whet.runs import RunFolder
 from whet.seeds import rng_for, seed_for
-from whet.sources import Scope, Stored, groups_of
+from whet.sources import Scope, groups_of
 from whet.tasks import Task
 from whet.training import checkpoint, metrics
-from whet.training.budget import Budget, Pace
+from whet.training.budget import Pace
 from whet.training.learner import Learner
+from whet.training.options import Evaluation, Observer, Options, Progress
 from whet.training.scoring import prepare, score
+from whet.training.snapshots import copy_weights, frozen_copy, write_weights
 from whet.training.stage import Stage, Update
 from whet.weights import Weights
 
-Evaluation = Callable[[Policy], dict[str, float]]
-CLOCK = ("sample", "score", "learn")  # what the seconds of a step are spent on
-
-
-class Observer(Protocol):
-    """Who watches: the command's progress display, or nobody."""
-
-    def stage(self, index: int, stage: Stage, lines: Sequence[str]) -> None: ...
-    def step(self, row: Mapping[str, Any]) -> None: ...
-    def evaluated(self, row: Mapping[str, Any]) -> None: ...
-
-
-@dataclass
-class Options:
-    """How the loop runs, apart from what it learns.
-
-    Attributes:
-        seed: root of the seed tree.
-        token_budget: padded tokens in a micro-batch.
-        eval_every: steps between evaluations on validation; 0 is never.
-        evaluations: that many at equal shares of the run instead, so that arms of equal budget are looked at equally often.
-        patience: evaluations without a new best before stopping; 0 is never.
-        save_every: steps between checkpoints; 0 saves only at the end, or when told to stop.
-        keep: which weights the run ends with: the `best` on validation or the `last`.
-        milestones: keep the weights at steps 1, 2, 4, 8 ... in `milestones/`, for studies of what is learnt when.
-        budget: ends the run instead of its stages' steps, which are then proportions.
-        stop: asked after each step; True saves and ends the run early (a signal).
-    """
-
-    seed: int = 0
-    token_budget: int = 8192
-    eval_every: int = 0
-    evaluations: int = 0
-    patience: int = 0
-    save_every: int = 0
-    keep: str = "best"
-    milestones: bool = False
-    budget: Budget | None = None
-    stop: Callable[[], bool] | None = None
-
-
-@dataclass
-class Progress:
-    """Where the run is. It is saved with every checkpoint."""
-
-    stage: int = 0
-    step: int = 0  # within the stage
-    total: int = 0  # over all stages
-    began: float = 0.0  # share of the run that was done when the stage's steps began
-    looks: int = 0  # evaluations at equal shares so far
-    best: float = float("-inf")
-    best_step: int = -1
-    stale: int = 0  # evaluations since the best one
-    finished: bool = False
-    stopped_early: bool = False
-
-    @property
-    def over(self) -> bool:
-        return self.finished or self.stopped_early
+CLOCK: tuple[str, ...] = ("sample", "score", "learn")  # what the seconds of a step are spent on
 
 
 class Fit:
@@ -196,7 +138,7 @@ class Fit:
 
     def _end(self) -> None:
         if self.options.keep == "best" and self._best and self.progress.best_step != self.progress.total:
-            self._write_weights(self._best)
+            write_weights(self.policy, self._best)
         self._save()
 
     # -- a stage ----------------------------------------------------------------------------------------------------
@@ -222,12 +164,12 @@ class Fit:
             self.policy.meter.seconds += time.perf_counter() - began
             self.pace.enter(self.progress, self.policy.meter, stage.name)
             if stage.start == "base":
-                self._write_weights(self._base)
+                write_weights(self.policy, self._base)
         self._make_reference(index, stage, fresh=state is None)
         weights = self._stage_weights(stage)
         weights.at_stage_start(self.policy)
         if state is not None:
-            self._write_weights(state["weights"])
+            write_weights(self.policy, state["weights"])
         self.learners = [
             Learner(
                 update, self.policies, weights, steps=stage.steps * update.steps, token_budget=options.token_budget,
@@ -237,7 +179,11 @@ class Fit:
             for update in stage.updates
         ]  # fmt: skip
         if state is not None:
-            self._load_parts(stage, state["parts"])
+            parts = state["parts"]
+            stage.load_state_dict(parts["stage"])
+            weights.load_state_dict(parts["weights"])
+            for learner, saved in zip(self.learners, parts["learners"], strict=True):
+                learner.load_state_dict(saved)
         made = stage.collect.counts
         if made and state is None and self.folder:
             counts = {f"collected/{what}": n for what, n in made.items()}
@@ -323,9 +269,7 @@ class Fit:
                 break
         return seen, [row for group in admitted[: stage.batch] for row in group]
 
-    def _update(
-        self, stage: Stage, update: Update, learner: Learner, rows: list[Row], seed: int
-    ) -> dict[str, Any]:
+    def _update(self, stage: Stage, update: Update, learner: Learner, rows: list[Row], seed: int) -> dict[str, Any]:
         chosen = rows if update.rows == "rows" else stage.buffers[update.rows].take()
         if chosen is None:
             return {}
@@ -367,13 +311,9 @@ class Fit:
             return
         stage = self.stages[self.progress.stage]
         parts = {
-            "problems": stage.problems.state_dict(),
-            "collect": stage.collect.state_dict(),
-            "learners": [learner.state_dict() for learner in self.learners],
-            "buffers": {k: b.state_dict() for k, b in stage.buffers.items()},
+            "stage": stage.state_dict(),
             "weights": self._stage_weights(stage).state_dict(),
-            "reward": _state_of(stage.reward),
-            "advantage": _state_of(stage.advantage),
+            "learners": [learner.state_dict() for learner in self.learners],
         }
         state = {
             "progress": vars(self.progress).copy(),
@@ -399,47 +339,10 @@ class Fit:
         self._best = state["best"]
         return {"weights": weights, "parts": state["parts"]}
 
-    def _load_parts(self, stage: Stage, parts: Mapping[str, Any]) -> None:
-        stage.problems.load_state_dict(parts["problems"])
-        stage.collect.load_state_dict(parts["collect"])
-        for learner, state in zip(self.learners, parts["learners"], strict=True):
-            learner.load_state_dict(state)
-        for name, buffer in stage.buffers.items():
-            buffer.load_state_dict(parts["buffers"][name])
-        self._stage_weights(stage).load_state_dict(parts["weights"])
-        for part, state in ((stage.reward, parts["reward"]), (stage.advantage, parts["advantage"])):
-            if state:
-                part.load_state_dict(state)  # type: ignore[union-attr]
-
     # -- weights ----------------------------------------------------------------------------------------------------
     def _copy_weights(self) -> dict[str, Tensor]:
         """Copies of everything that moves in any stage, by name (tied weights once)."""
-        moving = self.policy.trainable_parameters() if self._same_weights else dict(self.policy.named_parameters())
-        return {own_name(n): p.detach().cpu().clone() for n, p in moving.items()}
-
-    @torch.no_grad()
-    def _write_weights(self, weights: Mapping[str, Tensor]) -> None:
-        own = {own_name(n): p for n, p in self.policy.named_parameters()}
-        for name, value in weights.items():
-            own[name].copy_(value)
-
-
-def own_name(name: str) -> str:
-    """A parameter's name whether or not adapters have been put around its layer since."""
-    return name.replace(".base_layer.", ".")
-
-
-def frozen_copy(policy: Policy, weights: Mapping[str, Tensor]) -> Policy:
-    """A copy of the policy with the given weights, that neither trains nor samples."""
-    copied = copy.copy(policy)
-    copied.model, copied.peft = copy.deepcopy(policy.model), None
-    own = {own_name(n): p for n, p in copied.model.named_parameters()}
-    with torch.no_grad():
-        for name, value in weights.items():
-            if name in own:
-                own[name].copy_(value)
-    copied.model.requires_grad_(False).eval()
-    return copied
+        return copy_weights(self.policy, moving=self._same_weights)
 
 
 def minibatches(rows: Sequence[Row], n: int, seed: int, epoch: int) -> list[list[Row]]:
@@ -458,8 +361,4 @@ def timed(clock: dict[str, float], name: str) -> Iterator[None]:
     clock[name] += time.perf_counter() - began
 
 
-def _state_of(part: object) -> dict[str, Any]:
-    return part.state_dict() if hasattr(part, "state_dict") else {}  # type: ignore[attr-defined]
-
-
-__all__ = ["Evaluation", "Fit", "Observer", "Options", "Progress", "Stored", "frozen_copy", "minibatches"]
+__all__ = ["Evaluation", "Fit", "Observer", "Options", "Progress", "frozen_copy", "minibatches"]

@@ -142,6 +142,20 @@ class Stage:
             if update.rows != "rows" and update.rows not in self.buffers:
                 raise WhetError(f"stage '{self.name}': an update learns from '{update.rows}', which is no buffer")
 
+    def state_dict(self) -> dict[str, Any]:
+        """The state of every part that has one."""
+        return {name: part.state_dict() for name, part in self._parts() if hasattr(part, "state_dict")}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name, part in self._parts():
+            if state.get(name):
+                part.load_state_dict(state[name])
+
+    def _parts(self) -> list[tuple[str, Any]]:
+        named = [("problems", self.problems), ("collect", self.collect), ("reward", self.reward),
+                 ("advantage", self.advantage)]  # fmt: skip
+        return [*named, *((f"buffer {name}", buffer) for name, buffer in self.buffers.items())]
+
     def describe(self) -> list[str]:
         """Lines for the run log: the two dials, and everything that follows from them."""
         lines = [f"{self.name}: {self.steps} steps of {self.batch} problems"

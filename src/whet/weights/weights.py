@@ -103,7 +103,7 @@ def get_weights(spec: str | Weights) -> Weights:
     name, _, rest = spec.partition(":")
     if name not in _KINDS:
         raise unknown("weights", name, _KINDS)
-    pairs = dict(part.partition("=")[::2] for part in rest.split(",") if part)
+    pairs = {key: value for key, _, value in (part.partition("=") for part in rest.split(",") if part)}
     try:
         return _KINDS[name](**{k: float(v) for k, v in pairs.items()})
     except (TypeError, ValueError) as problem:
