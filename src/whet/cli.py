@@ -14,6 +14,8 @@ import typer
 
 from whet import __version__
 from whet.errors import WhetError
+from whet.terminal.compare import add_commands as add_compare_commands
+from whet.terminal.runs import add_commands as add_run_commands
 
 TRAIN, LOOK, LIST, MAKE = "Train and use", "Look before you train", "What there is", "Make"
 METHOD, RUN, EVALUATION, MACHINE = "What is learnt", "The run", "Evaluation", "The machine"
@@ -270,6 +272,27 @@ def build_base(
     from whet.terminal.train import build_base
 
     build_base(name, out, steps)
+
+
+@base_app.command(name="sheet")
+def base_sheet(
+    out: Annotated[Path, typer.Option(help="where the cells and sheet.md are written", metavar="DIR")],
+    model: Annotated[str | None, typer.Option(help="a folder or Hub name; none is the shipped base")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="a task to measure; may be given again; none is all")] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="test problems a cell")] = 512,
+    k: Annotated[int, typer.Option(min=1, help="sampled answers to each")] = 16,
+) -> None:
+    """The data-sheet of a base: accuracy, pass@k and ended share of each task and level; goes on where it stopped."""
+    from whet.launch import set_threads
+    from whet.models.base import load
+    from whet.sheet import measure
+
+    set_threads(0)
+    measure(load(model), out, names=task, n=n, k=k, tell=print)
+
+
+add_compare_commands(app, TRAIN)
+add_run_commands(app, LIST)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

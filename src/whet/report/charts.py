@@ -187,7 +187,7 @@ def trade_off(arms: Sequence[Mapping[str, Any]], start: Mapping[str, Any] | None
     values = [{k: v if isinstance(v, str) else short(v) for k, v in row.items()} for row in arms]
     order = [row["arm"] for row in arms]
     colour = alt.Color("arm:N", legend=None, scale=alt.Scale(domain=order, range=[colours[arm] for arm in order]))
-    x = alt.X("forgetting:Q", title="forgetting: accuracy lost on other tasks (better to the left)",
+    x = alt.X("forgetting:Q", title="forgetting (further left is better)",
               scale=alt.Scale(zero=False, padding=24), axis=alt.Axis(tickCount=6))  # fmt: skip
     y = alt.Y("accuracy:Q", title="accuracy", scale=alt.Scale(zero=False, padding=18), axis=alt.Axis(tickCount=5))
     size = alt.Size("flops:Q", legend=None, scale=alt.Scale(domain=[0, max(row["flops"] for row in arms)], range=[20, 220]))
@@ -210,7 +210,7 @@ def trade_off(arms: Sequence[Mapping[str, Any]], start: Mapping[str, Any] | None
                            Cell(clock(row["seconds"]))])  # fmt: skip
     label = "Accuracy, forgetting and cost. " + " ".join(
         f"{r[0].text}: accuracy {r[1].text}, forgetting {r[2].text}, {r[3].text} FLOPs." for r in table.rows)  # fmt: skip
-    note = "A point's area is its FLOPs; lines are 95 % intervals." + (" The cross is the start." if start else "")
+    note = "Forgetting is accuracy lost on other tasks. A point's area is its FLOPs; lines are 95 % intervals." + (" The cross is the start." if start else "")
     legend = [(arm, colours[arm], False) for arm in order]
     return Chart("Accuracy, forgetting, cost", _spec(alt.layer(*layers), 280), label, table, note, legend)
 

@@ -22,7 +22,7 @@ from whet.errors import WhetError
 from whet.report import commands, tables
 from whet.report.numbers import interval, known, number, p_value
 from whet.report.read import ComparisonData, Group, RunData, grouped, read
-from whet.report.samples import CHANGES, Pair, counts, pairs
+from whet.report.samples import CHANGES, Pair, pairs
 from whet.report.tables import Table
 
 
@@ -33,6 +33,7 @@ class Section:
     Attributes:
         claims: what it comes down to, in sentences.
         results, training: charts; the first stand beside the tables.
+        zero: what was 0 in every step and has no chart.
         runs: (label, run) whose answers and config are shown.
     """
 
@@ -44,16 +45,12 @@ class Section:
     tables: list[Table] = field(default_factory=list)
     results: list[Any] = field(default_factory=list)
     training: list[Any] = field(default_factory=list)
+    zero: list[str] = field(default_factory=list)
     compute: Table | None = None
     runs: list[tuple[str, RunData]] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
     command: str = ""
     versions: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        return counts(self.pairs)
-
 
 def write_report(folders: Sequence[str | Path], out: str | Path) -> Path:
     """Write the page for folders of runs and comparisons; returns where it is.
@@ -97,7 +94,7 @@ def render(folders: Sequence[str | Path]) -> str:
 def of_runs(runs: Sequence[RunData]) -> Section:
     """The section of runs that were named themselves."""
     from whet.report.charts import Colours
-    from whet.report.training import training_charts
+    from whet.report.training import always_zero, training_charts
 
     groups = grouped(runs)
     tasks = " and ".join(dict.fromkeys(str(run.asked["task"]) for run in runs))
@@ -114,6 +111,7 @@ def of_runs(runs: Sequence[RunData]) -> Section:
             made.tables.append(tables.before_after(group))
     made.compute = tables.compute(groups) if any(group.finished for group in groups) else None
     made.training = training_charts(groups, Colours([group.label for group in groups]))
+    made.zero = always_zero(groups)
     several = any(len(group.runs) > 1 for group in groups)
     made.runs = [(f"{g.label}, seed {run.seed}" if several else g.label, run) for g in groups for run in g.runs]
     made.pairs = [pair for i, (_, run) in enumerate(made.runs) for pair in pairs(run, i)]
@@ -124,7 +122,7 @@ def of_comparison(comparison: ComparisonData, name: str) -> Section:
     """The section of a comparison; of its runs' answers and configs the first seed's are shown."""
     from whet.report import charts
     from whet.report.charts import Colours
-    from whet.report.training import training_charts
+    from whet.report.training import always_zero, training_charts
 
     results, asked = comparison.results, comparison.results["asked"]
     arms = results["arms"]
@@ -150,6 +148,7 @@ def of_comparison(comparison: ComparisonData, name: str) -> Section:
     made.results = [chart for chart in made.results if chart]
     groups = [group for group in comparison.groups if group.runs]
     made.training = [c for c in training_charts(groups, colours) if c.title != "Validation accuracy"] if groups else []
+    made.zero = always_zero(groups)
     made.runs = [(f"{group.label}, seed {group.runs[0].seed}", group.runs[0]) for group in groups]
     made.pairs = [pair for i, (_, run) in enumerate(made.runs) for pair in pairs(run, i)]
     return made
@@ -171,20 +170,18 @@ def _claim(group: Group) -> str:
 
 def _verdict(comparison: ComparisonData) -> list[str]:
     """Who is best and whether that is more than chance."""
-    arms = comparison.results["arms"]
-    best = arms[0]
+    best, *others = comparison.results["arms"]
     found = best["metrics"]["accuracy"]
     reach = interval("accuracy", found)
-    said = [f"{best['arm']} is best: accuracy {number('accuracy', found['value'])}{f' ({reach})' if reach else ''}"]
-    if len(arms) > 1:
-        second = arms[1]["arm"]
-        pairs_ = comparison.results["differences"]["accuracy"]
-        d = next(d for d in pairs_ if {d["a"], d["b"]} == {best["arm"], second})
+    said = [f"{best['arm']} is best: accuracy {number('accuracy', found['value'])}{f' ({reach})' if reach else ''}."]
+    if others:
+        second = others[0]["arm"]
+        d = next(d for d in comparison.results["differences"]["accuracy"] if {d["a"], d["b"]} == {best["arm"], second})
         d = d if d["a"] == best["arm"] else tables.turned(d)
         sure = known(d["p_corrected"]) and d["p_corrected"] < 0.05
-        said.append(f"its lead over {second}, {number('accuracy', d['value'], signed=True)}, is "
+        said.append(f"Its lead over {second}, {number('accuracy', d['value'], signed=True)}, is "
                     f"{'more than chance' if sure else 'not shown to be more than chance'} "
-                    f"(corrected p {p_value(d['p_corrected'])})")  # fmt: skip
+                    f"(corrected p {p_value(d['p_corrected'])}).")  # fmt: skip
     return said
 
 

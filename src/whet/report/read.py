@@ -18,6 +18,8 @@ from whet.runs import RunFolder
 # settings that change speed, memory or where a run is, but not what it is: runs that differ in them are of one group
 IRRELEVANT = {"seed", "device", "threads", "token_budget", "activation_checkpointing", "save_every", "track"}
 
+MEASURING = {"eval_every", "evaluations", "validation_n", "test_n", "k", "others", "others_n"}  # named only if need be
+
 
 @dataclass(frozen=True)
 class RunData:
@@ -151,12 +153,16 @@ def grouped(runs: Sequence[RunData]) -> list[Group]:
     flats = [_flat(group[0]) for group in found.values()]
     keys = dict.fromkeys(key for flat in flats for key in flat if key != "recipe")
     differing = [key for key in keys if len({str(flat.get(key)) for flat in flats}) > 1]
-    groups = []
-    for flat, group in zip(flats, found.values(), strict=True):
-        how = [f"{key}={flat[key]}" for key in differing if key in flat]
-        label = flat["recipe"] + (f" ({', '.join(how)})" if how else "")
-        groups.append(Group(label, sorted(group, key=lambda run: run.seed)))
-    return groups
+    labels = [_label(flat, [key for key in differing if key not in MEASURING]) for flat in flats]
+    if len(set(labels)) < len(labels):
+        labels = [_label(flat, differing) for flat in flats]
+    ordered = (sorted(group, key=lambda run: run.seed) for group in found.values())
+    return [Group(label, group) for label, group in zip(labels, ordered, strict=True)]
+
+
+def _label(flat: Mapping[str, Any], keys: Sequence[str]) -> str:
+    how = ", ".join(f"{key}={flat[key]}" for key in keys if key in flat)
+    return flat["recipe"] + (f" ({how})" if how else "")
 
 
 def _flat(run: RunData) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,11 +42,6 @@ def pairs(run: RunData, number: int) -> Iterator[Pair]:
         row = new or old or {}
         change = CHANGES[bool(old["correct"]), bool(new["correct"])] if old and new else ""
         yield Pair(number, _text(row["prompt"]), _text(row.get("gold")), old, new, change)
-
-
-def counts(found: Sequence[Pair]) -> dict[str, int]:
-    """How many of each change there are."""
-    return {change: sum(pair.change == change for pair in found) for change in CHANGES.values()}
 
 
 def _text(value: Any) -> str:

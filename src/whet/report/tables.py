@@ -27,11 +27,12 @@ class Cell:
 
 @dataclass
 class Table:
-    """Heads and rows. The first column names the row."""
+    """Heads and rows. The first column names the row; in a `dense` table intervals stand below their numbers."""
 
     heads: Sequence[str]
     rows: list[list[Cell]] = field(default_factory=list)
     caption: str = ""
+    dense: bool = False
 
 
 def before_after(group: Group) -> Table:
@@ -82,7 +83,7 @@ def ranked(comparison: ComparisonData) -> Table:
     results = comparison.results
     shown = ["accuracy", *(m for m in comparison.metrics if m.startswith(("mean@", "pass@", "majority@")))]
     shown += [m for m in ("forgetting", "tokens_per_answer") if m in comparison.metrics]
-    made = Table(["arm", *map(name, shown), "steps", "FLOPs", "tokens", "training"])
+    made = Table(["arm", *map(name, shown), "steps", "FLOPs", "tokens", "training"], dense=True)
     if results["start"]:
         start = [results["start"].get(m) for m in shown]
         made.rows.append([Cell("start", tone="dim"), *(_value(m, f) for m, f in zip(shown, start, strict=True)),

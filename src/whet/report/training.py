@@ -13,7 +13,12 @@ from whet.report.numbers import known, name
 from whet.report.read import Group
 
 CLOCK = ("sample", "score", "learn")
-GUARDS = ("dead_groups", "truncated", "unparseable", "failed")
+GUARDS = {
+    "dead_groups": "Dead groups",
+    "truncated": "Truncated answers",
+    "unparseable": "Unparseable answers",
+    "failed": "Answers that could not be judged",
+}
 
 
 def training_charts(groups: Sequence[Group], colours: Colours) -> list[Chart]:
@@ -26,13 +31,19 @@ def training_charts(groups: Sequence[Group], colours: Colours) -> list[Chart]:
         *_each(groups, colours, "Reward", _reward_parts(groups)),
         _of(groups, colours, "Tokens of an answer", [("tokens_right", "right"), ("tokens_wrong", "wrong")], metric="tokens"),
         _of(groups, colours, "Entropy of a token", [("entropy", "")]),
-        *_each(groups, colours, "KL", [key for key in _keys(groups) if _is_kl(key)]),
-        *_each(groups, colours, "Groups and answers to watch", [k for k in GUARDS if _ever(groups, k)], share=True),
+        *_each(groups, colours, "KL", [key for key in _keys(groups) if _is_kl(key) and _ever(groups, key)]),
+        *(_of(groups, colours, title, [(key, "")], share=True) for key, title in GUARDS.items() if _ever(groups, key)),
         *_each(groups, colours, "Loss", [k for k in _keys(groups) if k.startswith("loss/") and not _is_kl(k)]),
         _of(groups, colours, "Norm of the gradient", [("grad_norm", "")]),
         charts.time_split({group.label: _seconds(group) for group in groups}),
     ]
     return [chart for chart in drawn if chart is not None]
+
+
+def always_zero(groups: Sequence[Group]) -> list[str]:
+    """What would be a flat line at 0 and has no chart for it."""
+    keys = [key for key in _keys(groups) if key in GUARDS or _is_kl(key)]
+    return [name(key) for key in keys if not _ever(groups, key)]
 
 
 def _of(
@@ -73,7 +84,8 @@ def _keys(groups: Sequence[Group]) -> list[str]:
 
 
 def _ever(groups: Sequence[Group], key: str) -> bool:
-    return any(known(row.get(key)) for group in groups for run in group.runs for row in run.steps)
+    """Whether any step has a number other than 0."""
+    return any(known(row.get(key)) and row[key] for group in groups for run in group.runs for row in run.steps)
 
 
 def _is_kl(key: str) -> bool:

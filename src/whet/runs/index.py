@@ -31,6 +31,7 @@ INSIDE = {"model", "checkpoints", "milestones", "snapshots", "tensorboard"}  # f
 BROKEN = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FORMAT}
 
 Found = TypeVar("Found")
+Say = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -73,35 +74,38 @@ def place() -> Path:
     return (Path(home) if home else Path(data) / "whet") / "runs.sqlite"
 
 
-def record(folder: str | Path) -> None:
+def record(folder: str | Path, say: Say = log.warning) -> None:
     """Note a run or a comparison, or what has changed of it.
 
     The index is a convenience: where it cannot be written that is said, and the run is as good as without.
+
+    Args:
+        say: hears a line of what was amiss; so in the other functions.
     """
     entry = read(folder)
     try:
-        _with_index(lambda index: _write(index, [entry]), ROOTS)
+        _with_index(lambda index: _write(index, [entry]), ROOTS, say)
     except (OSError, sqlite3.Error) as problem:
-        log.warning("the index of runs '%s' could not be written: %s", place(), problem)
+        say(f"the index of runs '{place()}' could not be written: {problem}")
 
 
-def entries(roots: Sequence[str | Path] = ()) -> list[Entry]:
+def entries(roots: Sequence[str | Path] = (), say: Say = log.warning) -> list[Entry]:
     """All that is known, the newest first; what is below `roots` is looked at again before."""
+    fresh = scan(roots, say)
 
     def look(index: sqlite3.Connection) -> list[Entry]:
-        if roots:
-            _write(index, scan(roots))
+        _write(index, fresh)
         rows = index.execute(f"SELECT {', '.join(COLUMNS)} FROM runs ORDER BY started DESC, folder")
         return [Entry(*row) for row in rows]
 
     try:
-        return _with_index(look, roots or ROOTS)
+        return _with_index(look, roots or ROOTS, say)
     except (OSError, sqlite3.Error) as problem:
         raise WhetError(f"the index of runs '{place()}' cannot be used ({problem}); set WHET_HOME to a folder that can be "
                         "written, or remove the file") from None  # fmt: skip
 
 
-def scan(roots: Sequence[str | Path]) -> list[Entry]:
+def scan(roots: Sequence[str | Path], say: Say = log.warning) -> list[Entry]:
     """The runs and comparisons below folders. One that cannot be read is said and left out."""
     found = []
     for root in roots:
@@ -111,7 +115,7 @@ def scan(roots: Sequence[str | Path]) -> list[Entry]:
                 try:
                     found.append(read(path))
                 except WhetError as problem:
-                    log.warning("%s", problem)
+                    say(str(problem))
             folders[:] = sorted(f for f in folders if f not in INSIDE and not f.startswith("."))
     return found
 
@@ -165,7 +169,7 @@ def _is_one(path: Path) -> bool:
 
 
 # -- the file ----------------------------------------------------------------------------------------------------------
-def _with_index(work: Callable[[sqlite3.Connection], Found], roots: Sequence[str | Path]) -> Found:
+def _with_index(work: Callable[[sqlite3.Connection], Found], roots: Sequence[str | Path], say: Say) -> Found:
     """work(index) in one transaction; an index that is missing or damaged is made again first."""
     path = place()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -175,7 +179,7 @@ def _with_index(work: Callable[[sqlite3.Connection], Found], roots: Sequence[str
     except (_Unusable, sqlite3.DatabaseError) as problem:
         if not _is_damage(problem):
             raise
-        _make(path, roots)
+        _make(path, roots, say)
     with _opened(path) as index:
         return work(index)
 
@@ -196,7 +200,7 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
         index.execute("COMMIT")
 
 
-def _make(path: Path, roots: Sequence[str | Path]) -> None:
+def _make(path: Path, roots: Sequence[str | Path], say: Say) -> None:
     """Make the index from the folders below `roots`, beside its place, and put it there; one process at a time."""
     with path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -208,14 +212,14 @@ def _make(path: Path, roots: Sequence[str | Path]) -> None:
             if not _is_damage(problem):
                 raise
         if path.exists():
-            log.warning("the index of runs '%s' was damaged; it is made again from the folders below %s", path,
-                        ", ".join(str(r) for r in roots))  # fmt: skip
+            below = ", ".join(str(r) for r in roots)
+            say(f"the index of runs '{path}' was damaged; it is made again from the folders below {below}")
         beside = path.with_suffix(".new")
         beside.unlink(missing_ok=True)
         with closing(sqlite3.connect(beside)) as index:
             index.execute(f"CREATE TABLE runs ({', '.join(COLUMNS)}, PRIMARY KEY (folder))")
             index.execute(f"PRAGMA user_version = {VERSION}")
-            _write(index, scan(roots))
+            _write(index, scan(roots, say))
             index.commit()
         path.with_name(path.name + "-journal").unlink(missing_ok=True)  # it belongs to the file that goes
         beside.replace(path)
