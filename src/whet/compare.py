@@ -1,7 +1,12 @@
-"""`whet.compare`: several recipes side by side, from the same start, on the same problems, with the same budget.
+"""Several recipes side by side, from the same start, on the same problems, with the same budget.
 
     whet compare sft grpo star --task chain-sum --budget flops:1e13 --seeds 3
     whet compare grpo:group=4 grpo:group=16 --budget tokens:1e6 --sweep lr=1e-4,3e-4
+
+or from Python
+
+    from whet.compare import compare
+    found = compare(["sft", "grpo"], task="chain-sum", budget="flops:1e13", out="runs/compare")
 
 Each arm and seed is a run of its own below `out`; what is there is not run again, and a comparison that was stopped or
 killed goes on where it was. `out/results.json` is a function of the cells in `out/cells`.

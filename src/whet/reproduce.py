@@ -1,4 +1,4 @@
-"""`whet.reproduce`: run a study's cells, each once, and compute its verdict from them.
+"""Run a study's cells, each once, and compute its verdict from them.
 
     results/<slug>/<arm>-<seed>.json    one cell, committed; `start.json` is the model that all arms start from
     results/<slug>/verdict.json         a function of the cells: `recompute` gives it again

@@ -76,9 +76,7 @@ def tracked(watcher: Watcher | None, kind: str, config: RunConfig, out: str | Pa
 class Tracked:
     """A `Watcher` around another one. As a context it closes the tracker's run, which has failed if an exception passed."""
 
-    def __init__(
-        self, watcher: Watcher | None, kind: str, library: Any, config: RunConfig, out: Path | None
-    ) -> None:
+    def __init__(self, watcher: Watcher | None, kind: str, library: Any, config: RunConfig, out: Path | None) -> None:
         self.watcher = watcher
         self.kind = kind
         self.library = library
@@ -138,7 +136,9 @@ class Tracked:
         return tracker
 
     def _log(self, row: Mapping[str, Any]) -> None:
-        self._send(lambda tracker: tracker.log(numbers({k: v for k, v in row.items() if k != "step"}), int(row["step"])))
+        self._send(
+            lambda tracker: tracker.log(numbers({k: v for k, v in row.items() if k != "step"}), int(row["step"]))
+        )
 
     def _send(self, message: Callable[[Tracker], None]) -> None:
         if self.tracker is None:
@@ -209,7 +209,9 @@ class Trackio:
     """A run in the project `whet` of Trackio, which knows runs by their names."""
 
     def __init__(self, library: Any, name: str, config: dict[str, Any], out: Path | None, before: str) -> None:
-        self.run = library.init(project=PROJECT, name=before or name, config=config, resume="allow" if before else "never")
+        self.run = library.init(
+            project=PROJECT, name=before or name, config=config, resume="allow" if before else "never"
+        )
         self.id = str(self.run.name)
         self.last = 0
 

@@ -409,6 +409,7 @@ def test_minibatches_are_parts_shuffled_anew_each_epoch() -> None:
     for parts in (first, second):
         assert sorted(r.group_id for p in parts for r in p) == sorted(r.group_id for r in rows)
     assert [[r.group_id for r in p] for p in first] != [[r.group_id for r in p] for p in second]
+    assert [[r.group_id for r in p] for p in first] != [[r.group_id for r in p] for p in minibatches(rows, 3, 2, 0)]
     assert minibatches(rows, 1, seed=1, epoch=0) == [rows]
     assert [len(p) for p in minibatches(rows[:2], 4, seed=1, epoch=0)] == [1, 1, 0, 0]
 

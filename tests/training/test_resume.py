@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 from trained import trained_folder, trained_policy
-from whet.advantages import generalized_advantage
+from whet.advantages import generalized_advantage, group_std
 from whet.errors import WhetError
 from whet.evaluation.evaluate import Evaluator
 from whet.launch import resume, run
 from whet.models.policy import Policy
-from whet.objectives import nll, policy_gradient, value_head, value_loss
+from whet.objectives import kl_to_reference, nll, policy_gradient, value_head, value_loss
 from whet.rewards import accuracy
 from whet.runs import RunFolder
 from whet.sources import Demonstrations, Rollouts
@@ -96,6 +96,9 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(
     if "weights" not in settings:
         moved = weights(tmp_path / "whole")
         assert any(not torch.equal(moved[n], start[n]) for n in moved), "nothing was learnt, so that nothing is shown"
+    if case == "dapo":
+        drawn = [line["answers"] for line in metrics(tmp_path / "whole") if "answers" in line]
+        assert max(drawn) > RL["batch"] * RL["group"], "no batch was refilled"
     if "best" in case:
         assert stops[0] < whole.progress.best_step == 3 < stops[1], "the best weights pass through a checkpoint"
     for stop in stops:
@@ -221,11 +224,15 @@ def test_a_task_object_is_given_again(tmp_path: Path) -> None:
 
 # -- stages that no recipe makes yet ---------------------------------------------------------------------------------
 def several(kind: str) -> list[Stage]:
-    """Two stages whose parameters differ: adapters come in, or a value head stays behind."""
+    """Two stages whose parameters differ: adapters come in, or a value head stays behind; or whose reference is what the
+    first one left."""
     sft = Stage(Demonstrations(), [Update(nll(), optimizer=AdamW(lr=1e-2))], steps=2, batch=4, name="sft")
     if kind == "adapters":
         second = Stage(Demonstrations(), [Update(nll(), optimizer=AdamW(lr=1e-2))], steps=2, batch=4, weights=Lora(4))
         return [sft, second]
+    if kind == "reference":
+        anchored = Update(policy_gradient() + 0.5 * kl_to_reference(), optimizer=AdamW(lr=1e-2))
+        return [sft, Stage(Rollouts(4), [anchored], steps=2, batch=2, reward=accuracy(), advantage=group_std())]
     objective = policy_gradient() + 0.1 * value_loss()
     ppo = Stage(Rollouts(4), [Update(objective, epochs=2)], steps=2, batch=2, reward=accuracy(),
                 advantage=generalized_advantage(), modules={"value": value_head}, name="ppo")  # fmt: skip
@@ -240,9 +247,9 @@ def fit_of(kind: str, out: Path, stop: Callable[[], bool] | None = None, keep: s
     return Fit(trained_policy(), several(kind), get_task("parity"), options=options, folder=folder, evaluate=evaluate)
 
 
-@pytest.mark.parametrize("kind", ["adapters", "value head"])
+@pytest.mark.parametrize("kind", ["adapters", "value head", "reference"])
 @pytest.mark.parametrize("stop", [1, 2, 3])
-def test_stages_that_move_different_parameters_resume(kind: str, stop: int, tmp_path: Path) -> None:
+def test_runs_of_different_stages_resume(kind: str, stop: int, tmp_path: Path) -> None:
     whole = fit_of(kind, tmp_path / "whole")
     assert whole.run().finished
     fit_of(kind, tmp_path / "halted", after(stop)).run()

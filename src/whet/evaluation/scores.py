@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -146,7 +146,7 @@ class Scores:
         values, table = self.values(metric, arm), self._table(metric, arm)
         if table is None:
             return over_seeds(values)
-        return over_seeds_and_problems(table[:, ~np.isnan(table).any(0)])
+        return _share(table[:, ~np.isnan(table).any(0)])
 
     def difference(self, metric: str, a: str, b: str) -> Interval:
         """a - b; paired by problem where the metric allows it. `b` may be `start`."""
@@ -194,7 +194,7 @@ class Scores:
             if self.start.metrics.get(metric) is None:
                 raise unknown("metric of the start", metric, self.start.metrics)
             return over_seeds([float(self.start.metrics[metric])])  # type: ignore[arg-type]
-        return over_seeds_and_problems(table[:, ~np.isnan(table[0])])
+        return _share(table[:, ~np.isnan(table[0])])
 
 
 def by_problem(answers: Mapping[str, Any], metric: str) -> np.ndarray | None:
@@ -215,6 +215,11 @@ def by_problem(answers: Mapping[str, Any], metric: str) -> np.ndarray | None:
 def interval_dict(found: Interval) -> dict[str, Any]:
     """Its plain values, for JSON."""
     return {k: getattr(found, k) for k in ("value", "low", "high", "error", "seeds", "problems")}
+
+
+def _share(table: np.ndarray) -> Interval:
+    found = over_seeds_and_problems(table)
+    return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
 
 
 def _digits(text: str) -> np.ndarray:

@@ -173,7 +173,9 @@ def intervals(title: str, rows: Sequence[Mapping[str, Any]], start: float | None
             strokeDash=[4, 4], opacity=0.6).encode(x="start:Q"))  # fmt: skip
         table.rows.append([Cell("start", tone="dim"), Cell(number("", start)), Cell("")])
         note = "Dashed: the model that all arms start from."
-    label = f"{title} with 95 % intervals. " + " ".join(" ".join(c.text for c in row).strip() + "." for row in table.rows)
+    label = f"{title} with 95 % intervals. " + " ".join(
+        " ".join(c.text for c in row).strip() + "." for row in table.rows
+    )
     return Chart(title, _spec(alt.layer(*layers), 40 + 36 * len(rows)), label, table, note)
 
 
@@ -190,7 +192,9 @@ def trade_off(arms: Sequence[Mapping[str, Any]], start: Mapping[str, Any] | None
     x = alt.X("forgetting:Q", title="forgetting (further left is better)",
               scale=alt.Scale(zero=False, padding=24), axis=alt.Axis(tickCount=6))  # fmt: skip
     y = alt.Y("accuracy:Q", title="accuracy", scale=alt.Scale(zero=False, padding=18), axis=alt.Axis(tickCount=5))
-    size = alt.Size("flops:Q", legend=None, scale=alt.Scale(domain=[0, max(row["flops"] for row in arms)], range=[20, 220]))
+    size = alt.Size(
+        "flops:Q", legend=None, scale=alt.Scale(domain=[0, max(row["flops"] for row in arms)], range=[20, 220])
+    )
     base = alt.Chart(alt.Data(values=values)).encode(color=colour)
     layers: list[Any] = [
         base.mark_rule(opacity=0.45, clip=True).encode(x=x, y="accuracy_low:Q", y2="accuracy_high:Q"),
@@ -210,7 +214,9 @@ def trade_off(arms: Sequence[Mapping[str, Any]], start: Mapping[str, Any] | None
                            Cell(clock(row["seconds"]))])  # fmt: skip
     label = "Accuracy, forgetting and cost. " + " ".join(
         f"{r[0].text}: accuracy {r[1].text}, forgetting {r[2].text}, {r[3].text} FLOPs." for r in table.rows)  # fmt: skip
-    note = "Forgetting is accuracy lost on other tasks. A point's area is its FLOPs; lines are 95 % intervals." + (" The cross is the start." if start else "")
+    note = "Forgetting is accuracy lost on other tasks. A point's area is its FLOPs; lines are 95 % intervals." + (
+        " The cross is the start." if start else ""
+    )
     legend = [(arm, colours[arm], False) for arm in order]
     return Chart("Accuracy, forgetting, cost", _spec(alt.layer(*layers), 280), label, table, note, legend)
 

@@ -19,7 +19,7 @@ for (const block of document.querySelectorAll("[data-answers]")) {
     const value = (name) => form.elements[name]?.value ?? "";
     const words = value("text").toLowerCase().split(/\s+/).filter(Boolean);
     let found = 0;
-    const counts = {};
+    const counts = Object.fromEntries([...form.elements.change.options].slice(1).map((option) => [option.value, 0]));
     for (const { item, text } of items) {
       const matches =
         (!value("run") || item.dataset.run === value("run")) &&
@@ -27,11 +27,11 @@ for (const block of document.querySelectorAll("[data-answers]")) {
         words.every((word) => text.includes(word));
       item.hidden = !matches || found >= limit;
       found += matches;
-      if (matches && item.dataset.change) counts[item.dataset.change] = (counts[item.dataset.change] ?? 0) + 1;
+      if (matches && item.dataset.change) counts[item.dataset.change] += 1;
     }
     more.hidden = found <= limit;
     form.querySelector("output").textContent =
-      `${found} answers: ` + (Object.entries(counts).map(([change, n]) => `${n} ${change}`).join(", ") || "none");
+      `${found} answers: ` + Object.entries(counts).map(([change, n]) => `${n} ${change}`).join(", ");
   };
   const restart = () => { limit = PAGE; show(); };
 

@@ -52,6 +52,7 @@ class Section:
     command: str = ""
     versions: dict[str, str] = field(default_factory=dict)
 
+
 def write_report(folders: Sequence[str | Path], out: str | Path) -> Path:
     """Write the page for folders of runs and comparisons; returns where it is.
 
@@ -79,7 +80,9 @@ def render(folders: Sequence[str | Path]) -> str:
     if runs:
         sections.append(of_runs(runs))
     scripts = [bundle, _resource("page.js")]
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     template = environment.from_string(_resource("page.html.jinja"))
     from whet.report import charts
 
@@ -105,7 +108,9 @@ def of_runs(runs: Sequence[RunData]) -> Section:
         subtitle=f"{models}, {len(runs)} run{'s' * (len(runs) > 1)}{_when(runs)}",
     )  # fmt: skip
     for group in groups:
-        made.remarks += [f"{run.folder}: not finished, {len(run.steps)} steps so far" for run in group.runs if not run.summary]
+        made.remarks += [
+            f"{run.folder}: not finished, {len(run.steps)} steps so far" for run in group.runs if not run.summary
+        ]
         if group.finished:
             made.claims.append(_claim(group))
             made.tables.append(tables.before_after(group))

@@ -114,8 +114,13 @@ def differences(comparison: ComparisonData, metric: str = "accuracy") -> Table:
 
 def turned(d: Mapping[str, Any]) -> dict[str, Any]:
     """b - a from a - b."""
+    return {**negated(d), "a": d["b"], "b": d["a"]}
+
+
+def negated(d: Mapping[str, Any]) -> dict[str, Any]:
+    """An estimate and its interval with the other sign."""
     low, high = (None if d[k] is None else -d[k] for k in ("high", "low"))
-    return {**d, "a": d["b"], "b": d["a"], "value": -d["value"], "low": low, "high": high}
+    return {**d, "value": -d["value"], "low": low, "high": high}
 
 
 def sweeps(comparison: ComparisonData) -> Table | None:

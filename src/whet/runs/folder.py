@@ -1,11 +1,11 @@
 """The run folder: config, metrics, samples, checkpoints, model, summary.
 
-    DIR/run.yaml        what was asked, with versions and hashes; `whet run DIR/run.yaml` runs it again
-    DIR/metrics.jsonl   one line a step
-    DIR/samples.jsonl   answers before and after, and some of each evaluation
-    DIR/checkpoints/    the newest whole ones
-    DIR/model/          a plain Hugging Face or PEFT folder
-    DIR/summary.json    before / after on test, other tasks, compute
+DIR/run.yaml        what was asked, with versions and hashes; `whet run DIR/run.yaml` runs it again
+DIR/metrics.jsonl   one line a step
+DIR/samples.jsonl   answers before and after, and some of each evaluation
+DIR/checkpoints/    the newest whole ones
+DIR/model/          a plain Hugging Face or PEFT folder
+DIR/summary.json    before / after on test, other tasks, compute
 """
 
 from __future__ import annotations

@@ -58,7 +58,9 @@ def show_runs(roots: Sequence[Path], n: int) -> None:
     found = index.entries(roots, say=note)
     screen = console()
     if not found:
-        screen.print("no runs yet; `whet run grpo --out runs/first` makes one, and `whet runs DIR` finds those below DIR")
+        screen.print(
+            "no runs yet; `whet run grpo --out runs/first` makes one, and `whet runs DIR` finds those below DIR"
+        )
         return
     screen.print(runs_table(found[:n]))
     if len(found) > n:

@@ -71,7 +71,9 @@ def dpo(
     if pairs not in ("sampled", "given"):
         raise WhetError(f"dpo: pairs are sampled or given, not '{pairs}'")
     offered = {"beta": beta, "gamma": gamma, "tau": tau, "smoothing": smoothing, "flip": flip, "lam": lam}
-    settings: dict[str, Any] = {name: value for name, value in offered.items() if value is not None}  # the loss refuses another's
+    settings: dict[str, Any] = {
+        name: value for name, value in offered.items() if value is not None
+    }  # the loss refuses another's
     objective = as_objective(preference(loss, scores=scores or None, reference_free=reference_free, **settings))
     if sft:
         objective = objective + sft * nll(role="chosen", name="sft")
