@@ -32,11 +32,11 @@ def note(text: str) -> None:
 
 
 def table(*columns: str, right: Sequence[str] = ()) -> Table:
-    """A table with a dim head and no frame; the columns in `right` hold numbers."""
+    """A table with a dim head and no frame; the first column names the row, the columns in `right` hold numbers."""
     made = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, show_edge=False)
-    for name in columns:
+    for place, name in enumerate(columns):
         number = name in right
-        made.add_column(name, justify="right" if number else "left", no_wrap=number)
+        made.add_column(name, justify="right" if number else "left", no_wrap=number or place == 0)
     return made
 
 
