@@ -39,8 +39,9 @@ class Ran:
 
 
 @pytest.fixture
-def whet(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Ran]]:
-    """Run the command in this process."""
+def whet(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Ran]]:
+    """Run the command in this process, as into a pipe."""
+    monkeypatch.delenv("COLUMNS", raising=False)  # parallel test processes set it
 
     def run(*words: object) -> Ran:
         with pytest.raises(SystemExit) as end:
