@@ -244,7 +244,7 @@ def javascript() -> str:
         raise WhetError(f"a report needs a library that is not installed ({problem.name}): pip install 'whet[report]'"
                         ) from None  # fmt: skip
     version = re.sub(r"^v(\d+\.\d+).*", r"\1", altair.SCHEMA_VERSION)
-    text = vl_convert.javascript_bundle(vl_version=version)
+    text = vl_convert.javascript_bundle(vl_version=version)  # pyright: ignore[reportCallIssue]  # snippet has a default that the stub lacks
     return text.replace("\r\n", "\n").replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 

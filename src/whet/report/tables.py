@@ -66,12 +66,12 @@ def measured(runs: Sequence[RunData], metric: str) -> tuple[dict[str, Any], dict
     the change is paired. Other metrics have an interval over seeds.
     """
     before, after = [run.before.get(metric) for run in runs], [run.after.get(metric) for run in runs]
-    tables = [np.array([run.by_problem(metric, when) for run in runs]) for when in ("before", "after")
-              if all(run.by_problem(metric, when) is not None for run in runs)]  # fmt: skip
+    rows = [[run.by_problem(metric, when) for run in runs] for when in ("before", "after")]
     problems = {tuple(run.problems(when)) for run in runs for when in ("before", "after")}
-    if len(tables) < 2 or len(problems) > 1:
+    if len(problems) > 1 or any(row is None for side in rows for row in side):
         return _pooled(before), _pooled(after), _moved(before, after)
-    old, new = (table[:, ~np.isnan(np.concatenate(tables)).any(0)] for table in tables)
+    tables = np.array(rows)  # (2, S, P)
+    old, new = tables[:, :, ~np.isnan(tables).any((0, 1))]
     same_start = bool((old == old[0]).all())
     change = paired_difference(new, old[0] if same_start else old)
     later = _pooled(after) if len(runs) == 1 else _plain(over_seeds_and_problems(new))

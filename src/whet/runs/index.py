@@ -227,7 +227,9 @@ def _make(path: Path, roots: Sequence[str | Path], say: Say) -> None:
 
 def _write(index: sqlite3.Connection, found: Sequence[Entry]) -> None:
     marks = ", ".join("?" * len(COLUMNS))
-    index.executemany(f"INSERT OR REPLACE INTO runs ({', '.join(COLUMNS)}) VALUES ({marks})", map(astuple, found))
+    index.executemany(
+        f"INSERT OR REPLACE INTO runs ({', '.join(COLUMNS)}) VALUES ({marks})", [astuple(entry) for entry in found]
+    )
 
 
 def _is_damage(problem: Exception) -> bool:
