@@ -7,7 +7,9 @@ A base's file (`models/shipped/<name>.yaml`) holds the tokenizer's size, the sha
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,18 +22,42 @@ from whet.errors import WhetError
 from whet.models import base as models
 from whet.models.policy import Policy
 from whet.recipes.supervised.pretrain import pretrain
-from whet.runs import RunFolder
+from whet.runs import RunFolder, index
 from whet.sources import Mixture, Part
 from whet.tasks import get_task
 from whet.training.fit import Fit, Observer, Options
 
+log = logging.getLogger("whet")
+
+KEYS = {"vocabulary", "shape", "steps", "batch", "lr", "seed", "mixture"}
+
 
 def describe(name: str) -> dict[str, Any]:
-    """A shipped base's file."""
-    file = models.shipped(name).with_suffix(".yaml")
+    """The file of a shipped base, or of one's own (a path that ends in .yaml)."""
+    own = name.endswith((".yaml", ".yml"))
+    file = Path(name) if own else models.shipped(name).with_suffix(".yaml")
     if not file.exists():
-        raise WhetError(f"no shipped base is called '{name}'")
-    return yaml.safe_load(file.read_text())
+        raise WhetError(f"'{name}': no such file" if own else f"no shipped base is called '{name}'")
+    described = yaml.safe_load(file.read_text())
+    missing = KEYS - set(described) if isinstance(described, dict) else KEYS
+    if missing:
+        raise WhetError(f"'{file}' describes no base: it lacks {', '.join(sorted(missing))}")
+    return described
+
+
+def cached(name: str, observer: Observer | None = None) -> Path:
+    """The model folder of a base described by a file; pretrained on demand, once for each description.
+
+    A study that needs a mixture of its own names its file as the model. Everything that decides the weights is in the
+    file, so its hash is the folder's name below `$WHET_HOME/bases`.
+    """
+    described = describe(name)
+    key = hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=8).hexdigest()
+    out = index.place().parent / "bases" / key
+    if not (out / "model" / "whet.json").exists():
+        log.warning("pretraining the base of '%s' into %s: once, and resumed if it is stopped", name, out)
+        build(name, out, observer=observer)
+    return out / "model"
 
 
 def parts(described: dict[str, Any]) -> list[Part]:

@@ -140,7 +140,7 @@ class Run:
         self.weights = get_weights(config.weights)
         self.plan = self._plan()
         self.evaluator = Evaluator(self.task, self.plan)
-        self.policy = base.load(config.model, device=config.device, dtype=config.dtype)
+        self.policy = base.load(_made(config.model), device=config.device, dtype=config.dtype)
         self.hash = base.weights_hash(self.policy.model)
         for what, name, now in (
             ("model_hash", self.policy.name, self.hash),
@@ -290,6 +290,15 @@ def check_gold(task: Task, n: int = 64) -> None:
         check(task, task.problems("train", n))
     else:
         log.warning("task '%s' has no verifier: accuracy is not measured, before or after", task.name)
+
+
+def _made(model: str | None) -> str | Path | None:
+    """A model, or the base that a file describes (`--model mixture.yaml`)."""
+    if model is None or not model.endswith((".yaml", ".yml")):
+        return model
+    from whet.bases import cached
+
+    return cached(model)
 
 
 def set_threads(threads: int) -> None:

@@ -185,8 +185,10 @@ class TensorBoard:
         self.writer.flush()
 
     def end(self, numbers: Mapping[str, float], ok: bool) -> None:
-        self.log({f"summary/{k}": v for k, v in numbers.items()}, self.last)
-        self.writer.close()
+        if numbers:
+            self.log({f"summary/{k}": v for k, v in numbers.items()}, self.last)
+        if self.writer is not None:
+            self.writer.close()
 
 
 class Wandb:

@@ -46,7 +46,9 @@ def make_run(
     return path
 
 
-def make_comparison(path: Path, arms: Mapping[str, Sequence[str]] | None = None, answer: str = "7", **asked: Any) -> Path:
+def make_comparison(
+    path: Path, arms: Mapping[str, Sequence[str]] | None = None, answer: str = "7", **asked: Any
+) -> Path:
     """A comparison's folder with its results.json, cells and run folders.
 
     Args:
@@ -70,7 +72,9 @@ def make_comparison(path: Path, arms: Mapping[str, Sequence[str]] | None = None,
                         "forgetting": _interval([0.25 - 0.2 * rank] * 3, 0), "tokens_per_answer": _interval([43.0], 0)},
         })  # fmt: skip
     names = list(arms)
-    pairs = [(a, b) for i, a in enumerate(reversed(names)) for b in list(reversed(names))[i + 1 :]]  # the worse one first
+    pairs = [
+        (a, b) for i, a in enumerate(reversed(names)) for b in list(reversed(names))[i + 1 :]
+    ]  # the worse one first
     found = {
         "asked": {"arms": {arm: {"recipe": arm.partition(":")[0], "lr": 1e-4} for arm in reversed(names)},
                   "task": "chain-sum", "model": None, "budget": "flops:2e12", "seeds": seeds, "sweep": {},
@@ -124,7 +128,13 @@ def _answers(when: str, marks: str, text: str) -> list[dict[str, Any]]:
 
 
 def _evaluation(marks: str, tokens: float) -> dict[str, Any]:
-    return {"accuracy": _share(marks), "tokens_per_answer": tokens, "ended": 1.0, "unparseable": 0.0, "pass@2": _share(marks)}
+    return {
+        "accuracy": _share(marks),
+        "tokens_per_answer": tokens,
+        "ended": 1.0,
+        "unparseable": 0.0,
+        "pass@2": _share(marks),
+    }
 
 
 def _share(marks: str) -> dict[str, Any]:

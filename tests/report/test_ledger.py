@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from report_folders import make_verdict
+
 from whet.errors import WhetError
 from whet.report import ledger
 

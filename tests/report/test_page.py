@@ -11,14 +11,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-
 from report_folders import EVIL, make_comparison, make_run
-
-pytest.importorskip("altair", reason="the report extra is not installed")
-pytest.importorskip("vl_convert", reason="the report extra is not installed")
 
 from whet.errors import WhetError
 from whet.report import page
+
+pytest.importorskip("altair", reason="the report extra is not installed")
+pytest.importorskip("vl_convert", reason="the report extra is not installed")
 
 
 class Elements(HTMLParser):
@@ -55,7 +54,9 @@ class Elements(HTMLParser):
 def evil(tmp_path_factory: pytest.TempPathFactory) -> Elements:
     """A comparison and a run whose answers, labels and task try to break out."""
     path = tmp_path_factory.mktemp("evil")
-    compared = make_comparison(path / "c", {f"grpo:name={EVIL}": ["1110", "1111"], "sft": ["1000", "1010"]}, answer=EVIL)
+    compared = make_comparison(
+        path / "c", {f"grpo:name={EVIL}": ["1110", "1111"], "sft": ["1000", "1010"]}, answer=EVIL
+    )
     run = make_run(path / "r", answer=EVIL + "</pre></li></script>", arguments={"note": EVIL})
     return Elements(page.render([compared, run]))
 
@@ -120,7 +121,10 @@ def test_a_comparison_says_who_is_best(tmp_path):
     assert "grpo is best: accuracy 0.833 (0.733 to 0.933)." in text
     assert "Its lead over sft, +0.500, is more than chance (corrected p 0.001)." in text
     assert "Accuracy, forgetting, cost" in text
-    assert "whet compare sft:lr=0.0001 grpo:lr=0.0001 test_n=4 --task chain-sum --budget flops:2e12 --seeds 3 --out NEW" in text
+    assert (
+        "whet compare sft:lr=0.0001 grpo:lr=0.0001 test_n=4 --task chain-sum --budget flops:2e12 --seeds 3 --out NEW"
+        in text
+    )
     assert "Equal: flops:2e12 a run; 101% to 101% of it was spent." in text
 
 

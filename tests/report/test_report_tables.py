@@ -7,8 +7,8 @@ import math
 from pathlib import Path
 
 import pytest
-
 from report_folders import make_comparison, make_run
+
 from whet.errors import WhetError
 from whet.report import commands, tables
 from whet.report.curves import aligned, mean_curve, over_steps
@@ -91,7 +91,17 @@ def test_differences_name_the_better_arm_first(tmp_path):
 
 def test_ranked_has_the_start_and_every_arm(tmp_path):
     made = tables.ranked(comparison_of(make_comparison(tmp_path / "c")))
-    assert made.heads == ["arm", "accuracy", "pass@2", "forgetting", "tokens per answer", "steps", "FLOPs", "tokens", "training"]
+    assert made.heads == [
+        "arm",
+        "accuracy",
+        "pass@2",
+        "forgetting",
+        "tokens per answer",
+        "steps",
+        "FLOPs",
+        "tokens",
+        "training",
+    ]
     assert [row[0].text for row in made.rows] == ["start", "1. grpo", "2. sft"]
     assert [cell.text for cell in made.rows[1]][3:] == ["+0.050", "43.0", "4", "2e12", "8 k", "1:15"]
     assert all(len(row) == len(made.heads) for row in made.rows)

@@ -66,4 +66,6 @@ def test_report_says_where_it_is(invoke, tmp_path, monkeypatch):
 def test_listing_loads_neither_torch_nor_charts():
     code = ("import sys; from whet.terminal.runs import runs_table; import whet.runs.index; runs_table([]); "
             "print([m for m in ('torch', 'altair', 'transformers', 'pandas') if m in sys.modules])")  # fmt: skip
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

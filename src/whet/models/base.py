@@ -21,9 +21,10 @@ log = logging.getLogger("whet")
 SHIPPED = {"base": "the shipped base"}
 _FOLDER = Path(__file__).parent / "shipped"
 
+CONTROL = ["<pad>", "<bos>", "<eos>", "<mask>", "<user>", "<assistant>", "<system>"]
 # Tags have their own tokens from the start, so that no later method needs new embedding rows.
 SPECIAL = [
-    "<pad>", "<bos>", "<eos>", "<mask>", "<user>", "<assistant>", "<system>",
+    *CONTROL,
     "<think>", "</think>", "<plan>", "</plan>", "<execute>", "</execute>", "<answer>", "</answer>",
     "<tool>", "</tool>", "<thought>", "</thought>", "<critique>", "</critique>",
     "<thought-start>", "<thought-end>", *(f"<spare-{i}>" for i in range(8)),
@@ -147,6 +148,11 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
     core.post_processor = processors.TemplateProcessing(
         single="<bos> $A", special_tokens=[("<bos>", core.token_to_id("<bos>"))]
     )
+    # tags are part of an answer's text: tools that skip special tokens when they decode must keep them
+    written = json.loads(core.to_str())
+    for token in written["added_tokens"]:
+        token["special"] = token["content"] in CONTROL
+    core = Tokenizer.from_str(json.dumps(written))
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", mask_token="<mask>",
         clean_up_tokenization_spaces=False,
