@@ -159,9 +159,12 @@ def test_tensorboard_by_its_own_reader(tmp_path):
     assert "config/text_summary" in found.Tags()["tensors"]
 
 
-def test_tensorboard_needs_a_folder():
+def test_tensorboard_needs_a_folder(monkeypatch):
+    """It is refused when the run starts: a rehearsal has no folder."""
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", ModuleType("fake"))
+    tracked = track.tracked(None, "tensorboard", CONFIG)
     with pytest.raises(WhetError, match="name one with --out"):
-        track.tracked(None, "tensorboard", CONFIG)
+        a_run(tracked)
 
 
 def test_an_unknown_tracker_offers_the_nearest():

@@ -63,8 +63,6 @@ def tracked(watcher: Watcher | None, kind: str, config: RunConfig, out: str | Pa
     """
     if kind not in MODULES:
         raise unknown("tracker", kind, MODULES)
-    if kind == "tensorboard" and out is None:
-        raise WhetError("--track tensorboard writes into the run's folder: name one with --out")
     try:
         library = importlib.import_module(MODULES[kind])
     except ImportError as problem:
@@ -94,6 +92,8 @@ class Tracked:
 
     # -- what the run reports ------------------------------------------------------------------------------------------
     def start(self, config: RunConfig, policy: Any, task: Any, lines: Sequence[str]) -> None:
+        if self.kind == "tensorboard" and self.out is None:
+            raise WhetError("--track tensorboard writes into the run's folder: name one with --out")
         if self.watcher:
             self.watcher.start(config, policy, task, lines)
         self.tracker = self._open()
@@ -169,7 +169,7 @@ class TensorBoard:
     id = ""
 
     def __init__(self, library: Any, name: str, config: dict[str, Any], out: Path | None, before: str) -> None:
-        assert out is not None, "`tracked` refuses a run without a folder"
+        assert out is not None, "`Tracked.start` refuses a run without a folder"
         self.open = lambda step: library.SummaryWriter(str(out / "tensorboard"), purge_step=step)
         self.config = yaml.safe_dump(config, sort_keys=False)
         self.writer: Any = None

@@ -39,7 +39,7 @@ ADVANTAGES: dict[str, Callable[..., Any]] = {
 def grpo(
     group: int = 8,
     batch: int = 8,
-    steps: int = 120,
+    steps: int = 60,
     lr: float | Rate = Rate(small=1e-4, paper=1e-6),
     warmup: float = 5,
     advantage: str = "group-std",
