@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,3 +34,11 @@ def tiny_policy() -> Callable[..., Any]:
 def one_thread() -> None:
     """Tiny tensors are slower on several threads, and sums in a fixed order are the same everywhere."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The index of runs, and bases made on demand, stay out of the user's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WHET_HOME", str(tmp_path_factory.mktemp("home")))
+        yield

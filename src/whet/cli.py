@@ -43,6 +43,7 @@ SETTINGS: dict[str, Setting] = {
     "test": (str, METHOD, "a file task's test file; else 10 % by hash of the prompt", None),
     "weights": (str, METHOD, "which weights move: full, lora, rslora, dora; lora:rank=8,alpha=16", "full"),
     "seed": (int, METHOD, "root of all randomness", 0),
+    "track": (str, RUN, "send the numbers to tensorboard, wandb, trackio or mlflow too", None),
     "budget": (str, RUN, "ends the run instead of steps: flops:2e13, tokens:1e6, steps:100, minutes:5", None),
     "patience": (int, RUN, "evaluations without a new best before stopping; 0 is never", 0),
     "keep": (

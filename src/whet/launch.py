@@ -8,6 +8,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +26,7 @@ from whet.recipes.recipe import Entry, get_recipe
 from whet.runs import RunFolder, plain
 from whet.sources import Collector, Scope
 from whet.tasks import Task, get_task
+from whet.track import tracked
 from whet.training.budget import Budget
 from whet.training.checkpoint import write_atomic
 from whet.training.fit import Fit, Observer, Options, Progress
@@ -124,7 +126,8 @@ class Run:
         record: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         self.config = config
-        self.watcher = watcher
+        self.tracked = tracked(watcher, config.track, config, out) if config.track else None
+        self.watcher: Watcher | None = self.tracked or watcher
         self.resumed = record is not None
         record = record or {}
         if out is not None and not self.resumed:
@@ -172,6 +175,11 @@ class Run:
         return cls(config, out=out, task=task, watcher=watcher, stop=stop, record=record)
 
     def go(self) -> Result:
+        """Evaluate, train, evaluate again, save."""
+        with self.tracked or nullcontext():
+            return self._go()
+
+    def _go(self) -> Result:
         config, folder = self.config, self.folder
         if self.watcher:
             lines = [line for stage in self.recipe.stages for line in stage.describe()]
@@ -201,6 +209,8 @@ class Run:
             "compute": self.policy.meter.as_dict(),
         }
         summary = plain(summary)
+        if self.tracked:
+            self.tracked.summary(summary)
         if folder:
             self.policy.save(folder.model)
             write_atomic(folder.summary, json.dumps(summary, indent=1))

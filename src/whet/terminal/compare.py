@@ -139,7 +139,8 @@ def add_commands(app: typer.Typer, panel: str | None = None) -> None:
         """Which recipe is best: several side by side, at equal budget, over seeds."""
         from whet.arms import parse_sweep, split_words
         from whet.compare import compare as run
-        from whet.terminal.console import console, quiet_libraries
+        from whet.runs.index import record
+        from whet.terminal.console import console, note, quiet_libraries
 
         quiet_libraries()
         arms, settings = split_words(words)
@@ -148,6 +149,7 @@ def add_commands(app: typer.Typer, panel: str | None = None) -> None:
         found = run(arms, task=task, model=model, budget=budget, seeds=seeds, sweep=parse_sweep(sweep or []), jobs=jobs,
                     out=out, watch=_tell(), **settings)  # fmt: skip
         show_comparison(found, console())
+        record(out, say=note)
         _tell()(f"all of it is in {out / 'results.json'}")
 
     @app.command(rich_help_panel=panel)

@@ -13,7 +13,8 @@ from whet.errors import WhetError
 from whet.launch import Result, Run
 from whet.recipes.recipe import get_recipe
 from whet.runs import RunFolder
-from whet.terminal.console import command, console, quiet_libraries
+from whet.runs.index import record
+from whet.terminal.console import command, console, note, quiet_libraries
 from whet.terminal.interrupt import Interrupt
 from whet.terminal.memory import estimate, memory_table
 from whet.terminal.progress import Display, display, headline
@@ -54,6 +55,8 @@ def train(
             shown.__exit__()
             stopped(out if out and (out / "run.yaml").exists() else None, shown)
             raise typer.Exit(130 if interrupt.asked else 0) from None
+    if out is not None:
+        record(out, say=note)
     if result.summary:
         finished(result, run, out)
     else:
