@@ -120,3 +120,16 @@ def test_a_spec_may_be_the_thing_itself() -> None:
     assert get_weights(own) is own
     made: Any = get_weights("dora:rank=8,alpha=3")
     assert (made.name, made.rank, made.alpha) == ("dora", 8, 3.0)
+
+
+@pytest.mark.parametrize("spec", ["lora:rank=8", "lora:rank=4,alpha=3", "dora", "rslora:rank=4"])
+def test_loaded_adapters_go_on_as_they_are_or_not_at_all(spec: str, tmp_path: Path) -> None:
+    policy = tiny_policy("qwen3")
+    policy.save(tmp_path / "base")
+    policy = base.load(tmp_path / "base")
+    get_weights("lora:rank=4").attach(policy, 0)
+    policy.save(tmp_path / "adapters")
+    get_weights("lora").attach(base.load(tmp_path / "adapters"), 0)  # nothing is asked that they have not
+    get_weights("lora:rank=4,alpha=8").attach(base.load(tmp_path / "adapters"), 0)
+    with pytest.raises(WhetError, match="lora adapters of rank 4 and alpha 8; use --weights lora"):
+        get_weights(spec).attach(base.load(tmp_path / "adapters"), 0)

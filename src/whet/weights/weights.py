@@ -59,18 +59,21 @@ class Weights:
 class Lora(Weights):
     """PEFT's low-rank adapters on every linear layer but the head.
 
+    A model that was loaded with adapters goes on with those; other settings than theirs are refused.
+
     Args:
-        rank: r.
-        alpha: scale of the update is alpha / r (alpha / sqrt(r) for `rslora`); 0 means 2 r.
+        rank: r; 16 where nothing is said.
+        alpha: scale of the update is alpha / r (alpha / sqrt(r) for `rslora`); 2 r where nothing is said.
         variant: `lora`, `rslora` (2312.03732), `dora` (2402.09353).
     """
 
-    def __init__(self, rank: int = 16, alpha: float = 0.0, variant: str = "lora") -> None:
+    def __init__(self, rank: int | None = None, alpha: float | None = None, variant: str = "lora") -> None:
         self.name = variant
-        self.rank = int(rank)
-        self.alpha = float(alpha) or 2.0 * self.rank
-        if self.rank < 1:
-            raise WhetError(f"{variant}: rank must be at least 1, not {rank}")
+        self.given = {k: v for k, v in (("r", rank), ("lora_alpha", alpha)) if v is not None}
+        self.rank = 16 if rank is None else int(rank)
+        self.alpha = 2.0 * self.rank if alpha is None else float(alpha)
+        if self.rank < 1 or self.alpha <= 0:
+            raise WhetError(f"{variant}: rank must be at least 1 and alpha above 0, not {rank} and {alpha}")
 
     def attach(self, policy: Policy, seed: int) -> None:
         from peft import LoraConfig, get_peft_model
@@ -83,9 +86,17 @@ class Lora(Weights):
             torch.manual_seed(seed_for(seed, "adapter"))
             policy.peft = get_peft_model(policy.model, config)
             policy.fresh_adapters = True
+        self._check(policy)
         for name, parameter in policy.model.named_parameters():
             parameter.requires_grad_("lora_" in name)
         policy.refresh()
+
+    def _check(self, policy: Policy) -> None:
+        found = policy.peft.peft_config[policy.peft.active_adapter]
+        kind = "dora" if found.use_dora else "rslora" if found.use_rslora else "lora"
+        if kind != self.name or any(getattr(found, k) != v for k, v in self.given.items()):
+            raise WhetError(f"the model was loaded with {kind} adapters of rank {found.r} and alpha {found.lora_alpha:g}; "
+                            f"use --weights {kind} to go on with them, or --weights full to merge them")  # fmt: skip
 
 
 _KINDS: dict[str, Callable[..., Weights]] = {
