@@ -176,3 +176,12 @@ def test_sweeps_show_the_chosen_first_and_failures(tmp_path):
         ["sft", "lr=0.0003 (chosen)", "0.500", "0.600", "1e12"],
         ["sft", "lr=1.0", "–", "NaN", "1 B"],
     ]
+
+
+def test_the_interval_of_a_share_over_seeds_stays_a_share() -> None:
+    from whet.report.tables import _pooled
+
+    shares = [{"value": v, "low": v, "high": v} for v in (1.0, 0.8, 1.0)]
+    pooled = _pooled(shares)
+    assert pooled["high"] == 1.0 and 0 <= pooled["low"] < pooled["value"]
+    assert _pooled([1.0, 0.8, 1.0])["high"] > 1.0  # tokens, say, have no such bound

@@ -174,7 +174,12 @@ def _pooled(found: Sequence[Any]) -> dict[str, Any]:
     if len({str(f) for f in found}) == 1:  # one run, or the same start for all
         return dict(found[0]) if isinstance(found[0], Mapping) else {"value": found[0]}
     values = [_number(f) for f in found]
-    return _plain(over_seeds(values)) if all(map(known, values)) else {"value": None}  # type: ignore[arg-type]
+    if not all(map(known, values)):
+        return {"value": None}
+    pooled = _plain(over_seeds(values))  # type: ignore[arg-type]
+    if all(isinstance(f, Mapping) for f in found):  # a share: what has an interval of its own
+        pooled |= {"low": max(0.0, pooled["low"]), "high": min(1.0, pooled["high"])}
+    return pooled
 
 
 def _moved(before: Sequence[Any], after: Sequence[Any]) -> dict[str, Any]:
