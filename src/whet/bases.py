@@ -88,7 +88,9 @@ def build(name: str, out: Path, *, steps: int | None = None, observer: Observer 
     policy = models.create(tokenizer, **described["shape"], seed=described["seed"])
     policy.mixed = described.get("dtype") == "mixed"
     recipe = pretrain(parts=mixture, steps=steps or described["steps"], batch=described["batch"], lr=described["lr"])
-    options = Options(seed=described["seed"], token_budget=4096, save_every=250, keep="last",
+    # documents are short and ragged: on a processor small micro-batches pad less and cost nothing else (0.42 s a step
+    # where 4096 tokens took 0.58)
+    options = Options(seed=described["seed"], token_budget=1024, save_every=250, keep="last",
                       milestones=True, stop=stop)  # fmt: skip
     fit = Fit(policy, recipe.stages, mixture[0].task, options=options, folder=folder, observer=observer)
     if fit.run(resume).finished:

@@ -212,7 +212,7 @@ def test_spec_id_and_datasheet(c: Case) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ModChain(level=9), "levels 1 to 5"),
+        (lambda: ModChain(level=9), "levels 1 to 6"),
         (lambda: Countdown(trace="serch"), "did you mean 'search'"),
         (lambda: Boxes(boxes=2), "3 to 9 boxes"),
         (lambda: Lists(skill="sorted"), "did you mean 'sort'"),

@@ -26,7 +26,8 @@ from whet.tasks.traced import (
     wrong,
 )
 
-LEVELS = {1: (5, 0), 2: (4, 1), 3: (4, 2), 4: (5, 3), 5: (6, 4)}  # boxes, changes
+LEVELS = {1: (5, 0), 2: (4, 1), 3: (4, 2), 4: (5, 3), 5: (6, 4), 6: (9, 9)}  # boxes, changes
+FULLEST = 6  # from this level on the fullest box is asked for: which of nine boxes can be guessed, its three objects not
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _NAMES = """
     apple ball bell bird book bread cake card coat coin cup dish doll drum egg fan fish flag fork game glass hat key
@@ -57,7 +58,7 @@ class Boxes(Traced):
 
     Tests: binding of objects to boxes and keeping it through changes. Letters and objects are drawn anew each time.
     Levels: 1 a look-up among 5 boxes; 2 four boxes and one change (a swap of two boxes or a move of one object); 3
-    four and two; 4 five and three; 5 six and four. A box may come to hold several objects, or nothing.
+    four and two; 4 five and three; 5 six and four; 6 nine and nine, and the fullest box is asked for. A box may come to hold several objects, or nothing.
     Verifier: the set of objects, in any order, each once; parts `precision` and `recall`.
     Errors: lookup (another box is read), stale (a change is written without effect), half (only one of its boxes
     changes), skip (a change is left out), copy (another box or object than the one named is taken).
@@ -96,6 +97,8 @@ class Boxes(Traced):
                 changes.append(("move", i, j))
                 touched += (where[i], j)
                 where[i] = j
+        if level >= FULLEST:
+            return tuple(picks(rng, 26, n)), tuple(picks(rng, len(OBJECTS), n)), tuple(changes), max(where, key=where.count)
         # mostly a box that something happened to, so that the first look is not enough
         asked = touched[int(uniform() * len(touched))] if touched and uniform() < 0.8 else int(uniform() * n)
         return tuple(picks(rng, 26, n)), tuple(picks(rng, len(OBJECTS), n)), tuple(changes), asked

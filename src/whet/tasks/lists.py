@@ -23,7 +23,7 @@ from whet.tasks.traced import (
     wrong,
 )
 
-LEVELS = {1: (4, 9), 2: (5, 9), 3: (6, 20), 4: (7, 30), 5: (9, 99)}  # how many numbers, the largest
+LEVELS = {1: (4, 9), 2: (5, 9), 3: (6, 20), 4: (7, 30), 5: (9, 99), 6: (14, 999)}  # how many numbers, the largest
 
 
 class State(NamedTuple):
@@ -77,7 +77,7 @@ class Lists(Traced):
 
     Tests: eleven skills of different difficulty in one task, for curricula and forgetting: sort, even, odd, above,
     dedupe, count, reverse, max, min, sum, index.
-    Levels: 1 four numbers to 9; 2 five to 9; 3 six to 20; 4 seven to 30; 5 nine to 99.
+    Levels: 1 four numbers to 9; 2 five to 9; 3 six to 20; 4 seven to 30; 5 nine to 99; 6 fourteen to 999.
     Rationales: a verdict a number (even, odd, above, dedupe, count), a running value (max, min, sum), what is taken and
     what is left (sort, reverse), the numbered list up to the place (index).
     Verifier: the list, whatever stands between its numbers; part `positions` is the share in place.
@@ -88,7 +88,7 @@ class Lists(Traced):
     name = "lists"
     levels = tuple(LEVELS)
     default_level = 2
-    description = "eleven small skills on lists of 4 to 9 numbers (sort, filter, count, sum ...)"
+    description = "eleven small skills on lists of 4 to 14 numbers (sort, filter, count, sum ...)"
 
     def __init__(self, level: int | str | None = None, skill: str | None = None) -> None:
         if skill is not None and skill not in SKILLS:

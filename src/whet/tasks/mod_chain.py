@@ -20,7 +20,14 @@ class Shape(NamedTuple):
     idle: int = 0  # assignments that the answer does not need
 
 
-LEVELS = {1: Shape(2, 5), 2: Shape(3, 7), 3: Shape(4, 7, True), 4: Shape(5, 11, True, 1), 5: Shape(6, 13, True, 2)}
+LEVELS = {
+    1: Shape(2, 5),
+    2: Shape(3, 7),
+    3: Shape(4, 7, True),
+    4: Shape(5, 11, True, 1),
+    5: Shape(6, 13, True, 2),
+    6: Shape(6, 499, True, 2),  # too many residues for a guess
+}
 PLACES = string.ascii_uppercase  # the variables of a bare problem; `build` gives them their names
 SKILLS = {"+": "add", "-": "subtract", "*": "multiply", "*+": "multiply-add", "*-": "multiply-subtract"}
 _LINE = re.compile(r"([a-z])=([0-9]+(?:[-+*][0-9]+){1,2})=([0-9]+)")
@@ -41,7 +48,7 @@ class ModChain(Traced):
     Tests: binding of variables (copies, easy) and modular arithmetic (results, hard) in one text. Names are random, and
     the splits are disjoint up to names and order.
     Levels: 1 two steps mod 5; 2 three mod 7; 3 four mod 7, assignments shuffled; 4 five mod 11 and one idle variable;
-    5 six mod 13 and two idle ones.
+    5 six mod 13 and two idle ones; 6 the same mod 499.
     Verifier: the number. Steps are judged in any order that has what it needs.
     Errors: arithmetic, copy (a wrong operand), operator, skip (a value is used that was never found).
     Skills: add, subtract, multiply, multiply-add, multiply-subtract.

@@ -1,4 +1,4 @@
-"""word-problem: short stories with one to four operations, in English and French.
+"""word-problem: short stories with one to five operations, in English and French.
 
 A story is held as data (theme, names, numbers, operations), so that it can be told in either language and back.
 Grammar stays right by choice of words: all numbers are at least 2, names and objects start with a consonant (no
@@ -107,20 +107,20 @@ PLANS = {
     "fr": "Suivre l'histoire du début à la fin en gardant le nombre courant.",
 }
 SIGNS = {"each": "*", "more": "+", "fewer": "-", "times": "*"}
-LARGEST = {1: 20, 2: 30, 3: 50, 4: 99}
+LARGEST = {1: 20, 2: 30, 3: 50, 4: 99, 5: 199}
 
 
 class WordProblem(Procedural):
     """`Mia has 7 marbles. Mia wins 5 more. How many marbles does Mia have now?` with the rationale `7+5=12`.
 
     Args:
-        level: the number of operations, 1 to 4, or a range.
+        level: the number of operations, 1 to 5, or a range.
         lang: "en", "fr" or "mixed" (half of the stories in each).
     """
 
     name = "word-problem"
     levels = tuple(LARGEST)
-    description = "stories with one to four operations, in English or French"
+    description = "stories with one to five operations, in English or French"
 
     def __init__(self, level: int | str | None = None, lang: str = "en") -> None:
         super().__init__(level)
