@@ -1,7 +1,10 @@
-"""The bases: their files, building on demand, and the one that ships."""
+"""The bases: their files, building on demand, and those that ship."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,8 +13,7 @@ import yaml
 import whet
 from whet.bases import cached, describe, parts
 from whet.errors import WhetError
-from whet.models.base import load, shipped
-from whet.sheet import kind, measure
+from whet.models.base import SHIPPED, load, shipped, weights_hash
 from whet.tasks import get_task
 
 TINY = {
@@ -50,33 +52,43 @@ def test_a_file_that_describes_no_base_is_refused(tmp_path: Path) -> None:
         describe(str(file))
     with pytest.raises(WhetError, match="no such file"):
         describe("nowhere.yaml")
-    with pytest.raises(WhetError, match="no shipped base"):
+    with pytest.raises(WhetError, match=r"unknown shipped base .*: known: base, micro"):
         describe("nowhere")
 
 
-def test_the_shipped_base_is_small_and_its_tags_survive_plain_decoding() -> None:
-    assert sum(f.stat().st_size for f in shipped().iterdir()) < 12e6
-    policy = load()
-    assert 2e6 < policy.size() < 5e6 and policy.format.style == "tags"
+@pytest.mark.parametrize(("name", "fewest", "most"), [("base", 2e6, 5e6), ("micro", 4e5, 6e5)])
+def test_a_shipped_base_loads_and_its_tags_survive_plain_decoding(name: str, fewest: float, most: float) -> None:
+    policy = load(name)
+    assert fewest < policy.size() < most and policy.format.style == "tags" and policy.format.fallback == "missing"
     problem = get_task("chain-sum").problems("test", 1)[0]
     sample = policy.format.demonstration(problem)
     text = policy.tokenizer.decode(sample.ids, skip_special_tokens=True)
     assert text.endswith(f"</think><answer>{problem.answer}</answer>")
 
 
-def test_a_data_sheet_is_measured_once_and_says_what_a_level_is_for(tmp_path: Path) -> None:
-    policy = load()
-    cells = measure(policy, tmp_path, names=["sort"], n=4, k=2)
-    assert [c["task"] for c in cells] == [f"sort:level={i}" for i in (1, 2, 3, 4)]
-    table = (tmp_path / "sheet.md").read_text()
-    for file in tmp_path.glob("*.json"):
-        file.write_text(file.read_text().replace('"ended": 1.0', '"ended": 0.123'))
-    assert "0.123" in measure(policy, tmp_path, names=["sort"], n=4, k=2)[0].__repr__()
-    assert table.count("sort:level") == 4
-
-    def cell(accuracy: float, reach: float) -> dict[str, object]:
-        return {"accuracy": {"value": accuracy}, "pass@16": {"value": reach}, "k": 16}
-
-    assert (
-        kind(cell(0.9, 1.0)) == "mastered" and kind(cell(0.2, 0.6)) == "headroom" and kind(cell(0.0, 0.05)) == "beyond"
+def test_the_shipped_bases_are_whole_small_and_need_no_network() -> None:
+    assert SHIPPED.keys() == {"base", "micro"} == {f.parent.name for f in shipped().parent.glob("*/config.json")}
+    files = [sorted(f.name for f in shipped(name).iterdir()) for name in SHIPPED]
+    assert files[0] == files[1]
+    for name in SHIPPED:
+        config, described = json.loads((shipped(name) / "config.json").read_text()), describe(name)
+        shape = described["shape"]
+        assert config["vocab_size"] == described["vocabulary"]
+        assert (config["hidden_size"], config["num_hidden_layers"], config["intermediate_size"]) == (
+            shape["hidden"], shape["layers"], shape["inner"],
+        )  # fmt: skip
+    notes = [json.loads((shipped(name) / "whet.json").read_text()) for name in SHIPPED]
+    assert [note["hash"] for note in notes] == [weights_hash(load(name).model) for name in SHIPPED]
+    # all of the package, since it is the wheel that must stay small
+    package = shipped().parents[2]
+    held = [f for f in package.rglob("*") if f.is_file() and "__pycache__" not in f.parts]
+    assert sum(f.stat().st_size for f in held) < 12e6
+    code = (
+        "import socket\ndef refuse(*a, **k): raise OSError('the network was asked')\n"
+        "socket.socket.connect = socket.getaddrinfo = refuse\n"
+        "from whet.models.base import SHIPPED, load\nprint([load(name).size() for name in SHIPPED])"
     )
+    environment = {"PATH": "", "PYTHONPATH": str(package.parent), "HF_HOME": "/nonexistent"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str([load(name).size() for name in SHIPPED])

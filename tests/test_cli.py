@@ -226,7 +226,7 @@ def test_a_run_leaves_its_folder_and_shows_before_and_after(whet: Callable[..., 
     assert files <= {p.name for p in (here / "first").iterdir()}
     summary = json.loads((here / "first/summary.json").read_text())
     assert {"recipe", "task", "model", "seed", "before", "after", "others", "compute"} <= set(summary)
-    assert set(summary["others"]) == {"sort:level=1"}  # parity is what is learnt
+    assert set(summary["others"]) == {"parity:level=2", "sort:level=1"}  # another level of the task may be asked for
     lines = run.out.splitlines()
     assert lines[0] == "grpo on parity"
     assert any(line.startswith("step 3 of 3  ") and "validation accuracy" not in line for line in lines)
@@ -460,4 +460,4 @@ def test_base_build_is_handed_on(whet: Callable[..., Ran], here: Path, monkeypat
     monkeypatch.setattr("whet.bases.build", lambda name, out, **more: asked.append((name, out, more["steps"])))
     assert whet("base", "build", "base", "--out", "made", "--steps", "3").code == 0
     assert asked == [("base", Path("made"), 3)]
-    assert "no shipped base" in whet("base", "build", "bass", "--out", "made").err
+    assert "did you mean 'base'" in whet("base", "build", "bass", "--out", "made").err

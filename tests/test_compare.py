@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from trained import trained_folder
 from whet import cells, sweep
 from whet.arms import Arm, parse_arms, parse_sweep, split_words
-from whet.compare import Comparison, compare
+from whet.compare import LOOKS, Comparison, compare
 from whet.errors import WhetError
 from whet.evaluation import statistics
 from whet.evaluation.scores import Cell, Scores
@@ -32,8 +32,8 @@ from whet.runs import RunFolder
 from whet.terminal.compare import add_commands, show_comparison
 
 SMALL: dict[str, Any] = {
-    "task": "parity", "test_n": 12, "k": 2, "validation_n": 6, "others": ["sort:level=1"], "others_n": 2, "threads": 1,
-    "evaluations": 2, "keep": "last",
+    "task": "parity", "test_n": 12, "k": 2, "validation_n": 6, "others": ["sort:level=1"], "others_n": 2,
+    "others_look_n": 2, "threads": 1, "evaluations": 2, "keep": "last",
 }  # fmt: skip
 SFT, GRPO = "sft:batch=4", "grpo:batch=2,group=2"
 
@@ -120,6 +120,17 @@ def test_what_a_comparison_holds(done: tuple[Path, Comparison]) -> None:
     (difference,) = results["differences"]["accuracy"]
     assert difference["p_corrected"] == difference["p"]  # one pair: nothing to correct
     assert results["start"]["accuracy"]["seeds"] == 1
+    forgot = results["forgetting"]
+    assert (forgot["suite"], forgot["tasks"], forgot["n"], forgot["look_n"]) == (None, ["sort:level=1"], 2, 2)
+    assert forgot["at_steps"]["steps"] == 3 and set(forgot["at_steps"]["arms"]) == {SFT, GRPO}
+    points = [point for row in results["arms"] for curve in row["curves"] for point in curve]
+    assert all(set(point) == {"step", "share", "flops", "accuracy", "others"} for point in points)
+
+
+def test_a_comparison_measures_the_suite_of_its_day_and_says_which() -> None:
+    config = Arm.parse(SFT).config("parity", 0, {**LOOKS, "budget": "steps:3"})
+    assert (config.others, config.others_n, config.others_look_n) == (["forgetting/1"], 256, 64)
+    assert Run(config).plan.others == ("chain-sum:level=1", "word-problem:level=1", "sort:level=1", "lists:level=1")
 
 
 def test_all_start_alike_and_answer_the_same_problems(done: tuple[Path, Comparison]) -> None:
@@ -304,6 +315,12 @@ def test_scores_are_the_statistics_of_their_cells() -> None:
     assert made.difference("accuracy", "b", "a") == statistics.paired_difference(
         [[1, 1, 0], [1, 1, 0]], [[1, 0, 0], [1, 0, 1]]
     )
+    shares = Scores(
+        [cell("c", s, "10", **{"majority@2": v, "parts/format": v, "seconds": v}) for s, v in enumerate([0.8, 1.0])]
+    )
+    for metric in ("majority@2", "parts/format"):
+        assert 0 < shares.interval(metric, "c").low < 0.9 < shares.interval(metric, "c").high < 1
+    assert shares.interval("seconds", "c").high > 1
     assert made.difference("forgetting", "b", "a") == statistics.difference([0.3, 0.1], [0.0, 0.0])
     gain = statistics.paired_difference([[1, 1, 0, 0], [1, 1, 1, 0]], [1, 0, 0, 0])
     assert made.difference("accuracy", "b", "start") == gain
@@ -322,9 +339,38 @@ def test_the_table() -> None:
     screen = Console(record=True, width=140, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
     show_comparison(Comparison(parse_arms({"low": "sft", "high": "grpo"}), made, asked), screen)
     text = screen.export_text()
+    assert "not compared: other tasks were not looked at" not in text  # there are none
     rows = [line.split() for line in text.splitlines()]
     assert [r[:3] for r in rows if r[:1] in (["1"], ["2"])] == [["1", "high", "0.750"], ["2", "low", "0.250"]]
     assert "high - low" in text and "+0.500" in text and "equal: nothing but the start" in text
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_tables_fit_the_terminal(width: int) -> None:
+    """At 80 columns scores and costs are two tables; no number is cut or broken, and a long arm is folded."""
+    long = "grpo:lr=3e-4,group=16,clip=[0.2,0.28]"
+    looks = [
+        {"step": s, "share": s / 9, "flops": 1e12 * s, "accuracy": s / 10, "others": 1 - s / 20} for s in (0, 5, 9)
+    ]
+    sampled = {"mean@2": 0.25, "pass@2": 0.5, "majority@2": 0.25, "tokens_per_answer": 31.25}
+    made = [cell("start", None, "1000", "00000000", **sampled), *(
+        replace(cell(arm, s, text, text * 2, **sampled), curve=looks[: 2 + (arm == long)], others={"sort:level=1": {}},
+                config={"others": ["sort:level=1"], "others_n": 2, "others_look_n": 2})
+        for arm, text in (("star", "1000"), (long, "1110")) for s in (0, 1))]  # fmt: skip
+    comparison = Comparison(parse_arms(["star", long]), made, {"budget": "flops:1e13", "seeds": [0, 1]})
+    screen = Console(record=True, width=width, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
+    show_comparison(comparison, screen)
+    text = screen.export_text()
+    lines = text.splitlines()
+    assert all(len(line) <= width for line in lines) and "…" not in text
+    heads = [line.split() for line in lines if "mean@2" in line or "tokens/answer" in line]
+    assert len(heads) == (2 if width == 80 else 1)
+    assert heads[0][:6] == ["arm", "accuracy", "95", "%", "mean@2", "pass@2"] and heads[-1][-1] == "time"
+    best = next(line for line in lines if line.startswith("1 "))
+    assert "0.750   0.041 to 0.995    0.750    1.000       +0.000" in best
+    (forgot,) = [line.split() for line in lines if line.startswith("2") and "±" in line]
+    assert forgot == ["2", "star", "+0.250", "±", "0.000", "+0.250", "±", "0.000", "5e+12"]
+    assert "at 5 steps" in text and "at accuracy 0.500" in text and "accuracy lost on sort:level=1" in text
 
 
 def test_the_commands_say_what_they_take() -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from rich.console import Console
+from typer.testing import CliRunner
 
 from trained import trained_folder
 from whet import study as studies_module
@@ -23,12 +25,12 @@ from whet.recipes.recipe import get_recipe, recipes
 from whet.reproduce import VERDICT, judge, recompute, reproduce
 from whet.study import Judgement, Study, above, below, every, get_study, studies, study
 from whet.tasks import get_task
-from whet.terminal.compare import show_verdict
+from whet.terminal.compare import add_commands, show_verdict
 from whet.training.budget import Budget
 
 RESULTS = Path(__file__).parent.parent / "results"
 KEYS = ["paper", "claim", "criterion", "task", "model", "base_hash", "arms", "seeds", "metrics", "intervals", "verdict",
-        "detectable", "why", "versions", "minutes"]  # fmt: skip
+        "detectable", "why", "versions", "minutes", "forgetting"]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +45,8 @@ def tiny_study(**changes: Any) -> Study:
     given: dict[str, Any] = {
         "paper": "grpo", "slug": "tiny", "claim": "More steps help.", "arms": {"long": "sft:batch=4", "short": "sft:batch=2"},
         "task": "parity", "budget": "steps:2", "model": trained_folder(), "metrics": ["accuracy", "mean@2", "forgetting"],
-        "settings": {"test_n": 10, "k": 2, "validation_n": 4, "others": ["sort:level=1"], "others_n": 2, "evaluations": 1},
+        "settings": {"test_n": 10, "k": 2, "validation_n": 4, "others": ["sort:level=1"], "others_n": 2,
+                     "others_look_n": 2, "evaluations": 1},
         "quick": {"budget": "steps:1"}, **changes,
     }  # fmt: skip
 
@@ -148,6 +151,7 @@ def test_the_contract_of_a_verdict() -> None:
         found["intervals"]["accuracy"]["long - short"]["low"] > 0
         and found["intervals"]["accuracy"]["start"]["value"] == 0.3
     )
+    assert found["forgetting"]["at_steps"] is None and "not looked at" in found["forgetting"]["why"]
     assert found["detectable"]["accuracy"] > 0 and found["minutes"] == 3.5
     assert found["model"] == {"name": "base", "parameters": 5} and found["base_hash"] == "h"
 
@@ -179,6 +183,21 @@ def test_reproduce(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Run, "before", lambda self: pytest.fail("the start is measured again"))
     again = reproduce(made, **{**options, "work": tmp_path / "elsewhere"})
     assert again.found == found.found
+
+    # the command writes the study's page beside the ledger, from the same cells
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "ledger.md").write_text("old")
+    monkeypatch.chdir(tmp_path)
+    app = typer.Typer()
+    app.command("other")(lambda: None)
+    add_commands(app)
+    done = CliRunner().invoke(
+        app, ["reproduce", "tiny", "--results", str(tmp_path / "results")], catch_exceptions=False
+    )
+    assert done.exit_code == 0 and "verdict: " in done.output
+    assert "[tiny](papers/tiny.md)" in (tmp_path / "docs" / "ledger.md").read_text()
+    page = (tmp_path / "docs" / "papers" / "tiny.md").read_text()
+    assert "**Claim.** More steps help." in page and "    whet reproduce tiny\n" in page and "at 2 steps" in page
 
     # a cell decides
     cell = Cell.read(folder / "long-0.json")

@@ -10,12 +10,18 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -26,6 +32,7 @@ from transformers import (
 from whet.models.policy import Policy
 
 KINDS = ("llama", "qwen2", "qwen3", "mistral", "gemma2", "gpt2")
+MORE_KINDS = ("gemma3", "phi3", "gpt_neox")  # further ones that only the samplers know apart
 VOCABULARY = 320
 TAGS = tuple(f"<{slash}{t}>" for t in ("think", "answer", "plan", "execute") for slash in ("", "/"))
 ROLES = ("<user>", "<assistant>", "<system>")
@@ -70,7 +77,7 @@ def tiny_model(kind: str = "qwen3", dtype: torch.dtype = torch.float32, seed: in
     Weights are wide (standard deviation 0.2) so that the next-token distributions are far from uniform.
 
     Args:
-        kind: one of `KINDS`.
+        kind: one of `KINDS` or `MORE_KINDS`.
         config: changes to the configuration, by Hugging Face's names.
     """
     with torch.random.fork_rng(devices=[]):
@@ -104,4 +111,15 @@ def _build(kind: str, config: dict[str, Any]) -> Any:
     if kind == "gemma2":
         own = {"sliding_window": SLIDING, "query_pre_attn_scalar": 8}
         return Gemma2ForCausalLM(Gemma2Config(**{**known, **own, **config}))
+    if kind == "gemma3":
+        layers = ["sliding_attention", "full_attention"]
+        own = {"sliding_window": SLIDING, "query_pre_attn_scalar": 8, "layer_types": layers}
+        return Gemma3ForCausalLM(Gemma3TextConfig(**{**known, **own, **config}))
+    if kind == "phi3":
+        known.pop("head_dim")
+        return Phi3ForCausalLM(Phi3Config(**{**known, "sliding_window": SLIDING, **config}))
+    if kind == "gpt_neox":
+        known = {k: v for k, v in known.items() if k not in ("num_key_value_heads", "head_dim")}
+        rope = {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.25}
+        return GPTNeoXForCausalLM(GPTNeoXConfig(**{**known, "rope_parameters": rope, **config}))
     raise ValueError(f"no tiny model of kind '{kind}'; known: {', '.join(KINDS)}")

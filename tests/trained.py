@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from whet.sources import Demonstrations, Scope, Uniform
 from whet.tasks import Procedural, get_task
 from whet.tasks.problem import Corruption, Problem, Step
 from whet.tasks.task import register
+from whet.tasks.transforms import Transform, cycle
 from whet.training.learner import Learner
 from whet.training.optimizer import AdamW
 from whet.training.stage import Update
@@ -39,22 +40,33 @@ class Parity(Procedural):
 
     def build(self, parameters: tuple[int, ...], level: int) -> Problem:
         (n,) = parameters
-        return Problem("", f"parity {n}", str(n % 2), steps=(Step(str(n % 10)),), plan="look at the end")
+        return _parity({"n": n, "word": "parity"}, level)
 
     def corrupt(self, problem: Problem, rng: random.Random) -> Corruption:
         wrong = int(problem.steps[0].text) + 1
         return Corruption((Step(str(wrong % 10)),), str(wrong % 2), "copy", 0)
 
+    def transforms(self) -> Mapping[str, tuple[Transform, Transform]]:
+        return {"language": cycle(_parity, "word", ("parity", "reste"))}
+
     def max_answer_tokens(self) -> int:
         return 14
+
+
+def _parity(data: Mapping[str, Any], level: int) -> Problem:
+    n, last = data["n"], str(data["n"] % 10)
+    return Problem(
+        "", f"{data['word']} {n}", str(n % 2), level=level, steps=(Step(last),), plan="look at the end\nsay if it is odd",
+        choices=("0", "1"), choice_rationales=tuple(last if n % 2 == i else "no" for i in (0, 1)), data=data,
+    )  # fmt: skip
 
 
 register("parity", "trained", "Parity")
 
 
 @cache
-def _weights(kind: str, style: str, steps: int) -> dict[str, torch.Tensor]:
-    policy = tiny_policy(kind, style=style)
+def _weights(kind: str, style: str, steps: int, **config: Any) -> dict[str, torch.Tensor]:
+    policy = tiny_policy(kind, style=style, **config)
     task, weights = get_task("parity"), Weights()
     weights.attach(policy, 0)
     update = Update(nll(), optimizer=AdamW(lr=1e-2, schedule="linear"))
@@ -70,16 +82,16 @@ def trained_policy(kind: str = "qwen3", style: str = "tags", dtype: torch.dtype 
                    **config: Any) -> Policy:  # fmt: skip
     """A tiny policy that answers `parity` in its format, often wrongly, and ends; new weights each time, equal ones."""
     policy = tiny_policy(kind, style=style, dtype=dtype, **config)
-    policy.model.load_state_dict(_weights(kind, style, steps))
+    policy.model.load_state_dict(_weights(kind, style, steps, **config))
     return policy
 
 
 @cache
-def trained_folder(kind: str = "qwen3", style: str = "tags") -> str:
+def trained_folder(kind: str = "qwen3", style: str = "tags", **config: Any) -> str:
     """A model folder of such a policy, for what loads models by name. Nobody may write into it."""
     holder = tempfile.TemporaryDirectory(prefix="tiny-")
     _folders.append(holder)
-    trained_policy(kind, style).save(Path(holder.name) / "model")
+    trained_policy(kind, style, **config).save(Path(holder.name) / "model")
     return str(Path(holder.name) / "model")
 
 

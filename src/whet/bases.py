@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import yaml
 
-from whet.errors import WhetError
+from whet.errors import WhetError, unknown
 from whet.models import base as models
 from whet.models.policy import Policy
 from whet.recipes.supervised.pretrain import pretrain
@@ -33,11 +33,13 @@ KEYS = {"vocabulary", "shape", "steps", "batch", "lr", "seed", "mixture"}
 
 
 def describe(name: str) -> dict[str, Any]:
-    """The file of a shipped base, or of one's own (a path that ends in .yaml)."""
+    """The file of a shipped base, or of one's own (a path that ends in .yaml); `planner.yaml` ships as a file alone."""
     own = name.endswith((".yaml", ".yml"))
     file = Path(name) if own else models.shipped(name).with_suffix(".yaml")
+    if own and not file.exists() and file.name == name:
+        file = models.shipped(name)
     if not file.exists():
-        raise WhetError(f"'{name}': no such file" if own else f"no shipped base is called '{name}'")
+        raise WhetError(f"'{name}': no such file") if own else unknown("shipped base", name, models.SHIPPED)
     described = yaml.safe_load(file.read_text())
     missing = KEYS - set(described) if isinstance(described, dict) else KEYS
     if missing:
@@ -69,7 +71,8 @@ def texts(mixture: list[Part], n: int = 6000) -> list[str]:
     """Texts that the tokenizer is trained on."""
     source = Mixture(mixture)
     source.bind(mixture[0].task, 1)
-    return [text for p in source.draw(n) for text in (p.prompt, p.rationale, p.answer or "")]
+    drawn = [(p, p.plan if source.part_of(p).form == "follow" else "") for p in source.draw(n)]
+    return [text for p, plan in drawn for text in (p.prompt, p.rationale, p.answer or "", plan)]
 
 
 def build(name: str, out: Path, *, steps: int | None = None, observer: Observer | None = None,

@@ -297,12 +297,13 @@ def _measured(folder: Path, when: str) -> dict[str, Any]:
 
 
 def _curve(folder: RunFolder) -> list[dict[str, float]]:
-    """Validation accuracy at each evaluation, with what was spent by then."""
+    """Validation accuracy at each evaluation, and accuracy on other tasks, with what was spent by then."""
     found, spent = [], {"share": 0.0, "flops": 0.0}
     for row in folder.read_metrics():
         spent = {k: row.get(k, v) for k, v in spent.items()}
         if "validation/accuracy" in row:
-            found.append({"step": row["step"], **spent, "accuracy": row["validation/accuracy"]})
+            others = {"others": row["validation/others"]} if "validation/others" in row else {}
+            found.append({"step": row["step"], **spent, "accuracy": row["validation/accuracy"], **others})
     return found
 
 

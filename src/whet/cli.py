@@ -5,6 +5,7 @@ so that `whet --help` answers at once.
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,8 +37,8 @@ Setting = tuple[Any, str, str, object]
 # the settings of a run (`whet.config.RunConfig`): type, panel, help, default. They stand here again because pydantic
 # would make `whet --help` slow; a test holds them equal.
 SETTINGS: dict[str, Setting] = {
-    "model": (str, METHOD, "a folder or Hub name; none is the shipped base", None),
-    "task": (str, METHOD, "a task's name, a JSONL file, or hub:ORG/NAME", "chain-sum"),
+    "model": (str, METHOD, "base, micro, a folder or Hub name; none is base", None),
+    "task": (str, METHOD, "a task's name, a JSONL file, or hub:ORG/NAME; else the recipe's own, mostly", "chain-sum"),
     "verifier": (str, METHOD, "of a file task: exact, number, math, choice, regex:..., FILE.py:FUNCTION", None),
     "validation": (str, METHOD, "a file task's validation file; else 10 % by hash of the prompt", None),
     "test": (str, METHOD, "a file task's test file; else 10 % by hash of the prompt", None),
@@ -55,8 +56,9 @@ SETTINGS: dict[str, Setting] = {
     "validation_n": (int, EVALUATION, "validation problems at each evaluation", 128),
     "test_n": (int, EVALUATION, "test problems before and after", 512),
     "k": (int, EVALUATION, "sampled answers to each test problem (pass@k); 0 leaves them out", 16),
-    "others": (list[str], EVALUATION, "tasks whose accuracy shows what is forgotten; none: the built-in ones", None),
+    "others": (list[str], EVALUATION, "tasks, or a suite of them, whose accuracy shows what is forgotten; none: forgetting/1", None),
     "others_n": (int, EVALUATION, "test problems of each of them", 256),
+    "others_look_n": (int, EVALUATION, "the same at each evaluation during training; 0 leaves them out", 0),
     "device": (str, MACHINE, "auto, cpu, cuda, cuda:1, mps", "auto"),
     "dtype": (str, MACHINE, "float32, bfloat16, float64, or mixed (fp32 weights, bf16 forwards)", "float32"),
     "activation_checkpointing": (bool, MACHINE, "recompute activations in the backward to save memory", False),
@@ -81,8 +83,11 @@ def takes_settings(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-Model = Annotated[str, typer.Argument(help="base, a model or run folder, or a Hub name", show_default=False)]
+Model = Annotated[str, typer.Argument(help="base, micro, a model or run folder, or a Hub name", show_default=False)]
 Task = Annotated[str, typer.Option(help="a task's name, a JSONL file, or hub:ORG/NAME")]
+TaskOfRecipe = Annotated[
+    str | None, typer.Option(help="a task's name, a JSONL file, or hub:ORG/NAME; else the recipe's own")
+]
 Verifier = Annotated[
     str | None, typer.Option(help="of a file task: exact, number, math, choice, regex:..., FILE.py:FUNCTION")
 ]
@@ -102,10 +107,13 @@ def print_version(asked: bool) -> None:
 
 @app.callback()
 def whet(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=print_version)
     ] = False,
-) -> None: ...
+) -> None:
+    if "TORCHELASTIC_RUN_ID" in os.environ and context.invoked_subcommand != "run":
+        raise WhetError(f"torchrun is for `whet run`; start `whet {context.invoked_subcommand}` without it")
 
 
 @app.command(rich_help_panel=TRAIN)
@@ -172,8 +180,8 @@ def ask(
 def show_batch(
     recipe: Recipe,
     arguments: Pairs = None,
-    task: Task = "chain-sum",
-    model: Annotated[str | None, typer.Option(help="a folder or Hub name; none is the shipped base")] = None,
+    task: TaskOfRecipe = None,
+    model: Annotated[str | None, typer.Option(help="base, micro, a folder or Hub name; none is base")] = None,
     verifier: Verifier = None,
     seed: Annotated[int, typer.Option(help="root of all randomness")] = 0,
     n: Annotated[int, typer.Option("-n", min=1, help="rows to show")] = 3,
@@ -183,7 +191,8 @@ def show_batch(
     from whet.terminal.train import config_of
 
     settings = {"task": task, "model": model, "verifier": verifier, "seed": seed}
-    show_batch(config_of(recipe, arguments or [], settings), n)
+    given = {k: v for k, v in settings.items() if v is not None}
+    show_batch(config_of(recipe, arguments or [], given), n)
 
 
 @app.command(name="audit-reward", rich_help_panel=LOOK)
@@ -200,9 +209,9 @@ def audit_reward(
 
 @app.command(rich_help_panel=LOOK)
 def doctor(
-    model: Annotated[str | None, typer.Option(help="a folder or Hub name; none is the shipped base")] = None,
+    model: Annotated[str | None, typer.Option(help="base, micro, a folder or Hub name; none is base")] = None,
     recipe: Annotated[str, typer.Option(help="a recipe")] = "grpo",
-    task: Task = "chain-sum",
+    task: TaskOfRecipe = None,
     weights: Annotated[str, typer.Option(help="which weights move")] = "full",
     dtype: Dtype = "float32",
     token_budget: Annotated[int, typer.Option(min=1, help="padded tokens in a micro-batch")] = 4096,
@@ -216,7 +225,7 @@ def doctor(
 
     settings = {"model": model, "task": task, "weights": weights, "dtype": dtype, "token_budget": token_budget,
                 "activation_checkpointing": activation_checkpointing}  # fmt: skip
-    doctor(config_of(recipe, [], settings))
+    doctor(config_of(recipe, [], {k: v for k, v in settings.items() if v is not None}))
 
 
 @tasks_app.callback()
@@ -265,7 +274,7 @@ def papers(family: Annotated[str | None, typer.Option(help="only this family")] 
 
 @base_app.command(name="build")
 def build_base(
-    name: Annotated[str, typer.Argument(help="which of the shipped bases", show_default=False)],
+    name: Annotated[str, typer.Argument(help="which of the shipped bases: base or micro", show_default=False)],
     out: Annotated[Path, typer.Option(help="where it is made; the model will be in DIR/model", metavar="DIR")],
     steps: Annotated[int | None, typer.Option(min=1, help="fewer steps than its file says, for a trial")] = None,
 ) -> None:
@@ -278,7 +287,7 @@ def build_base(
 @base_app.command(name="sheet")
 def base_sheet(
     out: Annotated[Path, typer.Option(help="where the cells and sheet.md are written", metavar="DIR")],
-    model: Annotated[str | None, typer.Option(help="a folder or Hub name; none is the shipped base")] = None,
+    model: Annotated[str | None, typer.Option(help="base, micro, a folder or Hub name; none is base")] = None,
     task: Annotated[list[str] | None, typer.Option(help="a task to measure; may be given again; none is all")] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="test problems a cell")] = 512,
     k: Annotated[int, typer.Option(min=1, help="sampled answers to each")] = 16,

@@ -24,6 +24,7 @@ from typing import Any
 from whet.arms import Arm, parse_arms
 from whet.cells import Bench
 from whet.errors import WhetError
+from whet.evaluation.forgetting import CURRENT, forgetting
 from whet.evaluation.scores import START, Cell, Scores, interval_dict
 from whet.models.meter import Meter
 from whet.runs import plain
@@ -32,7 +33,8 @@ from whet.tasks import Task
 from whet.training.budget import Budget
 from whet.training.checkpoint import write_atomic
 
-EVALUATIONS = 8  # on validation, at equal shares of each run: every arm is looked at equally often
+# looks at validation at equal shares of each run, so that every arm is looked at equally often, and at the forgetting suite
+LOOKS = {"evaluations": 8, "others": [CURRENT.name], "others_n": CURRENT.n, "others_look_n": CURRENT.look_n}
 
 
 @dataclass
@@ -55,6 +57,11 @@ class Comparison:
     @cached_property
     def scores(self) -> Scores:
         return Scores(self.cells)
+
+    @cached_property
+    def forgetting(self) -> dict[str, Any]:
+        """By the forgetting suite, at equal steps and at equal accuracy; see `whet.evaluation.forgetting`."""
+        return forgetting(self.scores)
 
     @property
     def ranked(self) -> list[Arm]:
@@ -94,7 +101,7 @@ class Comparison:
             "asked": dict(self.asked), "equal": Budget.parse(self.asked["budget"]).kind if self.asked["budget"] else None,
             "task": self.cells[0].task, "model": dict(self.cells[0].model), "start": start, "arms": rows,
             "differences": {m: [d.as_dict() for d in scores.differences(m)] for m in scores.metrics},
-            "detectable": {m: scores.detectable(m) for m in scores.metrics},
+            "detectable": {m: scores.detectable(m) for m in scores.metrics}, "forgetting": self.forgetting,
             "sweep": {label: [c.as_dict() for c in rows] for label, rows in self.tried.items()},
             "versions": dict(self.cells[0].versions),
         }  # fmt: skip
@@ -127,7 +134,7 @@ def compare(
     if not numbers or len(set(numbers)) < len(numbers):
         raise WhetError(f"seeds '{seeds}': at least one, and no two alike")
     arms = parse_arms(recipes)
-    shared = {"evaluations": EVALUATIONS, **settings, "model": model, "budget": budget}
+    shared = {**LOOKS, **settings, "model": model, "budget": budget}
     folder = Path(out)
     bench = Bench(arms, task=task, out=folder, shared=shared, jobs=jobs)
     chosen, tried = choose(bench, arms, sweep or {}, watch)

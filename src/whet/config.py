@@ -18,8 +18,10 @@ class RunConfig(BaseModel):
 
     recipe: str = Field(description="which method; see `whet recipes`")
     arguments: dict[str, Any] = Field(default_factory=dict, description="the recipe's own arguments")
-    model: str | None = Field(None, description="a folder or Hub name; none is the shipped base")
-    task: str = Field("chain-sum", description="a task's name, a JSONL file, or hub:ORG/NAME")
+    model: str | None = Field(None, description="base, micro, a folder or Hub name; none is base")
+    task: str = Field(
+        "chain-sum", description="a task's name, a JSONL file, or hub:ORG/NAME; else the recipe's own, mostly"
+    )
     verifier: str | None = Field(
         None, description="of a file task: exact, number, math, choice, regex:..., FILE.py:FUNCTION"
     )
@@ -50,9 +52,10 @@ class RunConfig(BaseModel):
     k: int = Field(16, ge=0, description="sampled answers to each test problem (pass@k); 0 leaves them out")
     validation_n: int = Field(128, ge=1, description="validation problems at each evaluation")
     others: list[str] | None = Field(
-        None, description="tasks whose accuracy shows what is forgotten; none: the built-in ones"
+        None, description="tasks, or a suite of them, whose accuracy shows what is forgotten; none: forgetting/1"
     )
     others_n: int = Field(256, ge=1, description="test problems of each of them")
+    others_look_n: int = Field(0, ge=0, description="the same at each evaluation during training; 0 leaves them out")
 
     @classmethod
     def make(cls, values: dict[str, Any]) -> RunConfig:

@@ -20,8 +20,10 @@ from whet.config import RunConfig
 from whet.errors import WhetError, unknown
 from whet.evaluation import metrics
 from whet.evaluation.evaluate import Evaluator, Plan, sample_rows
+from whet.evaluation.forgetting import suite_of, tasks_of
 from whet.models import base
 from whet.models.policy import Policy
+from whet.ranks import Ranks, together
 from whet.recipes.recipe import Entry, get_recipe
 from whet.runs import RunFolder, plain
 from whet.sources import Collector, Scope
@@ -34,8 +36,6 @@ from whet.training.stage import Stage
 from whet.weights import get_weights
 
 log = logging.getLogger("whet")
-
-OTHERS = ("chain-sum:level=2", "word-problem:level=1", "sort:level=1")  # what the shipped base can already do
 
 
 class Watcher(Observer, Protocol):
@@ -72,7 +72,7 @@ class Result:
 
 
 def run(
-    recipe: str | Entry, *, out: str | Path | None = None, task: str | Task = "chain-sum", watcher: Watcher | None = None,
+    recipe: str | Entry, *, out: str | Path | None = None, task: str | Task | None = None, watcher: Watcher | None = None,
     stop: Callable[[], bool] | None = None, **settings: Any,
 ) -> Result:  # fmt: skip
     """Train a model with a recipe.
@@ -80,7 +80,7 @@ def run(
     Args:
         recipe: a recipe's name.
         out: the run folder; None keeps nothing on disk.
-        task: a task's name, a file, or a Task object.
+        task: a task's name, a file, or a Task object; by default the recipe's.
         watcher: gets progress.
         stop: asked after each step; True saves and ends the run early.
         settings: `RunConfig`'s settings (model, verifier, weights, seed ...) and the recipe's own arguments.
@@ -92,9 +92,10 @@ def run(
     return Run(config, out=out, task=task if isinstance(task, Task) else None, watcher=watcher, stop=stop).go()
 
 
-def configure(recipe: str | Entry, *, task: str | Task = "chain-sum", **settings: Any) -> RunConfig:
+def configure(recipe: str | Entry, *, task: str | Task | None = None, **settings: Any) -> RunConfig:
     """The config of a run: each of `settings` is the recipe's own argument, or a setting of the run."""
     entry = get_recipe(recipe)
+    task = entry.task if task is None else task
     known = RunConfig.model_fields
     for name in settings:
         if name not in known and name not in entry.arguments:
@@ -120,17 +121,19 @@ def resume(
 class Run:
     """One run: checks everything first, then writes."""
 
+    @together()
     def __init__(
         self, config: RunConfig, *, out: str | Path | None = None, task: Task | None = None,
         watcher: Watcher | None = None, stop: Callable[[], bool] | None = None,
         record: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         self.config = config
-        self.tracked = tracked(watcher, config.track, config, out) if config.track else None
+        self.ranks = Ranks.here()
+        self.tracked = tracked(watcher, config.track, config, out) if config.track and self.ranks.first else None
         self.watcher: Watcher | None = self.tracked or watcher
         self.resumed = record is not None
         record = record or {}
-        if out is not None and not self.resumed:
+        if out is not None and not self.resumed and self.ranks.first:
             RunFolder.check_free(out)
         set_threads(config.threads or int(record.get("threads", 0)))
         self.budget = Budget.parse(config.budget) if config.budget else None
@@ -142,9 +145,14 @@ class Run:
         check_gold(self.task)
         self.weights = get_weights(config.weights)
         self.plan = self._plan()
-        self.evaluator = Evaluator(self.task, self.plan)
+        self.evaluator = Evaluator(self.task, self.plan, self.recipe.answering)
+        if self.ranks.first:
+            _made(config.model)
+        self.ranks.broadcast(None)  # the others find it made
         self.policy = base.load(_made(config.model), device=config.device, dtype=config.dtype)
+        self.policy.ranks = self.ranks
         self.hash = base.weights_hash(self.policy.model)
+        self.recipe.answering.bind(self.policy)
         for what, name, now in (
             ("model_hash", self.policy.name, self.hash),
             ("data_hash", self.task.spec(), self.data()),
@@ -153,13 +161,16 @@ class Run:
                 raise WhetError(f"'{name}' has changed since this run began; it cannot be resumed")
         for stage in self.recipe.stages:
             check_rows(stage, self.task, self.policy)
+            for update in stage.updates:
+                update.loss.check(self.policy)
         if config.activation_checkpointing:
             self.policy.checkpointing = True
             self.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
         asked = config.dump(self.record()) if out is not None else ""
-        self.folder = None if out is None else RunFolder.open(out) if self.resumed else RunFolder.create(out)
-        if self.folder and not self.resumed:
-            write_atomic(self.folder.config, asked)
+        if out is not None and not self.resumed and self.ranks.first:
+            write_atomic(RunFolder.create(out).config, asked)
+        self.ranks.broadcast(None)
+        self.folder = None if out is None else RunFolder.open(out)
         self.stop = stop
 
     @classmethod
@@ -174,6 +185,7 @@ class Run:
             raise WhetError(f"the run in '{out}' is finished; its model is in {folder.model}")
         return cls(config, out=out, task=task, watcher=watcher, stop=stop, record=record)
 
+    @together()
     def go(self) -> Result:
         """Evaluate, train, evaluate again, save."""
         with self.tracked or nullcontext():
@@ -205,13 +217,14 @@ class Run:
             "best_step": progress.best_step,
             "before": before["test"],
             "after": after,
+            "suite": suite_of(config.others, config.others_n),
             "others": {k: {"before": before["others"][k], "after": others[k]} for k in others},
             "compute": self.policy.meter.as_dict(),
         }
         summary = plain(summary)
         if self.tracked:
             self.tracked.summary(summary)
-        if folder:
+        if folder and self.ranks.first:
             self.policy.save(folder.model)
             write_atomic(folder.summary, json.dumps(summary, indent=1))
         return Result(self.policy, summary, folder, progress)
@@ -219,31 +232,33 @@ class Run:
     def before(self) -> dict[str, Any]:
         """The evaluation before training; a resumed run reads what it measured the first time."""
         kept = self.folder and self.folder.path / "before.json"
-        if kept and kept.exists():
-            return json.loads(kept.read_text())
-        if self.folder:
+        known = self.ranks.broadcast(json.loads(kept.read_text()) if kept and kept.exists() else None)
+        if known is not None:
+            return known
+        if self.folder and self.ranks.first:
             self.folder.rewind({"samples.jsonl": 0})  # of an evaluation that was cut off
         test, others = self._measure("before")
         found = {"test": test, "others": others}
-        if kept:
+        if kept and self.ranks.first:
             write_atomic(kept, json.dumps(found))
         return found
 
     def _measure(self, when: str) -> tuple[dict[str, Any], dict[str, Any]]:
         if self.watcher:
             self.watcher.phase(f"evaluating {when} training")
+        self.ranks.at = f"the evaluation {when} training"
         greedy, sampled = self.evaluator.matrices(self.policy)
-        if self.folder:
+        if self.folder and self.ranks.first:
             self.folder.append_samples(sample_rows(greedy, when))
             both = {"greedy": greedy.as_dict(), "sampled": sampled.as_dict() if sampled else None}
             write_atomic(self.folder.path / f"matrix-{when}.json", json.dumps(plain(both)))
-        return metrics.summary(greedy, sampled), self.evaluator.forgetting(self.policy)
+        summary = metrics.summary(greedy, sampled) | self.evaluator.measures(self.policy)
+        return summary, self.evaluator.forgetting(self.policy)
 
     def _plan(self) -> Plan:
         config = self.config
-        others = OTHERS if config.others is None else config.others
-        kept = tuple(o for o in others if o.partition(":")[0] != self.task.name)
-        return Plan(config.test_n, config.k, config.validation_n, kept, config.others_n)
+        kept = tasks_of(config.others, self.task)
+        return Plan(config.test_n, config.k, config.validation_n, kept, config.others_n, config.others_look_n)
 
     def data(self) -> str:
         """What the task's problems are a function of: a file's hash, or a generator's name and version."""
@@ -258,6 +273,7 @@ class Run:
             "model_hash": self.hash,
             "data_hash": self.data(),
             "threads": torch.get_num_threads(),
+            "ranks": self.ranks.size,
         }
 
 

@@ -17,8 +17,9 @@ from typing import Any
 
 from whet.arms import parse_arms
 from whet.cells import Bench
-from whet.compare import EVALUATIONS, Comparison, line
+from whet.compare import LOOKS, Comparison, line
 from whet.errors import WhetError
+from whet.evaluation.forgetting import forgetting
 from whet.evaluation.scores import START, Cell, Scores, interval_dict
 from whet.runs import plain
 from whet.study import LEAST_SEEDS, Study, get_study
@@ -63,7 +64,7 @@ def reproduce(
     asked = study.asked(scale)
     folder = Path(work) / study.slug / (scale or "small")
     cells_folder = folder / "cells" if quick else Path(results) / study.slug / scale
-    shared = {"evaluations": EVALUATIONS, **asked, **settings}
+    shared = {**LOOKS, **asked, **settings}
     task, seeds = shared.pop("task"), range(shared.pop("seeds"))
     arms = parse_arms(study.arms)
     bench = Bench(arms, task=task, out=folder, shared=shared, cells=cells_folder, jobs=jobs)
@@ -100,8 +101,8 @@ def judge(study: Study, cells: Sequence[Cell]) -> dict[str, Any]:
         "paper": study.paper, "claim": study.claim, "criterion": study.criterion, "task": first.task,
         "model": {k: first.model[k] for k in ("name", "parameters")}, "base_hash": first.model["hash"],
         "budget": first.config.get("budget"), "arms": dict(study.arms), "controls": list(study.controls), "seeds": seeds,
-        "metrics": {m: {arm: scores.values(m, arm) for arm in arms} for m in metrics},
-        "intervals": {m: _intervals(scores, m) for m in metrics},
+        "metrics": {m: {arm: scores.values(m, arm) for arm in _having(scores, m)} for m in metrics},
+        "intervals": {m: _intervals(scores, m) for m in metrics}, "forgetting": forgetting(scores),
         "verdict": f"{judgement.outcome} at small scale",
         "detectable": {m: scores.detectable(m) for m in metrics}, "why": judgement.why,
         "versions": {k: ", ".join(sorted({c.versions[k] for c in cells})) for k in first.versions},
@@ -123,10 +124,15 @@ def recompute(folder: Path) -> dict[str, Any]:
     return judge(study, sorted(cells, key=lambda c: (order[c.arm], c.seed or 0)))
 
 
+def _having(scores: Scores, metric: str) -> list[str]:
+    """The arms that have a metric; where none has, all of them, so that asking the first says so."""
+    return scores.having(metric) or scores.arms
+
+
 def _intervals(scores: Scores, metric: str) -> dict[str, Any]:
     """Of every arm, of the start, and of the difference of every two arms."""
-    found = {arm: interval_dict(scores.interval(metric, arm)) for arm in scores.arms}
-    if scores.start and scores.start.metrics.get(metric) is not None:
+    found = {arm: interval_dict(scores.interval(metric, arm)) for arm in _having(scores, metric)}
+    if scores.start and scores.start.number(metric) is not None:
         found[START] = interval_dict(scores.interval(metric, START))
     for d in scores.differences(metric):
         found[d.name] = {**interval_dict(d.interval), "p": d.p, "p_corrected": d.corrected}

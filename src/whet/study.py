@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from whet.errors import WhetError, unknown
 from whet.evaluation.scores import Scores
+from whet.evaluation.statistics import Interval
 
 Outcome = Literal["reproduced", "not reproduced", "inconclusive"]
 LEAST_SEEDS = 3
@@ -125,12 +126,32 @@ def above(scores: Scores, metric: str, a: str, b: str, by: float = 0.0) -> Judge
     Reproduced where the whole 95 % interval of the difference is above `by`, not reproduced where it is all at or below it,
     inconclusive where `by` is inside it.
     """
-    found = scores.difference(metric, a, b)
+    return judged(f"{metric} of {a} - {b}", scores.difference(metric, a, b), by)
+
+
+def judged(what: str, found: Interval, by: float = 0.0) -> Judgement:
+    """The same of any number with an interval."""
     if math.isnan(found.low):
-        raise WhetError(f"{metric} of {a} and {b}: one seed says nothing about how it varies")
+        raise WhetError(f"{what}: one seed says nothing about how it varies")
     outcome: Outcome = "reproduced" if found.low > by else "not reproduced" if found.high <= by else "inconclusive"
-    told = f"{metric} of {a} - {b} is {found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}], claimed above {by:+g}"
+    told = f"{what} is {found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}], claimed above {by:+g}"
     return Judgement(outcome, told)
+
+
+def best(scores: Scores, *arms: str) -> str:
+    """The arm with the best accuracy on validation at the end of training, mean over seeds: how a baseline's settings are
+    chosen without a look at test. The first of equal ones."""
+
+    def last(arm: str) -> float:
+        found = [cell.curve[-1]["accuracy"] for cell in scores.cells[arm] if cell.curve]
+        if len(found) < len(scores.cells[arm]):
+            raise WhetError(f"arm '{arm}' was not evaluated on validation, by which it would be chosen")
+        return sum(found) / len(found)
+
+    for arm in arms:
+        if arm not in scores.cells:
+            raise unknown("arm", arm, scores.cells)
+    return max(arms, key=last)
 
 
 def below(scores: Scores, metric: str, a: str, b: str, by: float = 0.0) -> Judgement:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from trained import Parity, trained_policy
 from whet.evaluation.evaluate import Evaluator, Plan, sample_rows
-from whet.evaluation.matrix import Matrix, evaluate
+from whet.evaluation.matrix import Matrix, evaluate, vote
 from whet.models.policy import Policy
 from whet.tasks import Problem, Response, Verdict, get_task
 
@@ -68,6 +69,27 @@ def test_before_and_after_ask_the_same_problems_of_their_splits() -> None:
     assert found["error"] == pytest.approx(math.sqrt(found["accuracy"] * (1 - found["accuracy"]) / 4))
     forgotten = evaluator.forgetting(trained_policy())
     assert list(forgotten) == ["sort:level=1"] and forgotten["sort:level=1"]["n"] == 3
+
+
+@pytest.mark.parametrize(
+    ("task", "gold", "same", "other"),
+    [("chain-sum", "4", ["4", "4.0", " 4\n", "+4", "8/2", "It is 4."], ["5", "40"]),
+     ("sort", "1 2 3", ["1 2 3", "1, 2, 3", "1,2,3"], ["2 1 3"]),
+     ("lists", "1 2", ["1 2", "1, 2"], ["2 1", "empty"]),
+     ("boxes", "key coin", ["key coin", "coin and key", "coin, key"], ["key"])],
+)  # fmt: skip
+def test_answers_that_mean_the_same_vote_together(task: str, gold: str, same: list[str], other: list[str]) -> None:
+    problem = replace(get_task(task).problems("test", 1)[0], answer=gold)
+    votes = {text: vote(get_task(task).verify(problem, Response(text, text)), text) for text in [*same, *other]}
+    assert len({votes[text] for text in same}) == 1 and None not in votes.values()
+    assert all(votes[text] != votes[same[0]] for text in other)
+
+
+def test_what_votes_where_the_verifier_has_no_label_or_cannot_read_the_answer() -> None:
+    assert vote(Verdict(1.0, "ok"), "a  b\n") == "a b"
+    assert vote(Verdict(0.0, "unparseable", label="7"), "7 or 8") is None
+    assert vote(Verdict(0.0, "wrong"), None) is None
+    assert vote(Verdict(math.nan, "timeout"), "x") == "x"
 
 
 def test_without_k_nothing_is_sampled() -> None:

@@ -96,6 +96,18 @@ def test_majority_votes_and_ties(votes: list[tuple[float, str | None]], expected
         assert majority(list(shuffled)) == pytest.approx(expected), "the order of the answers does not matter"
 
 
+def test_majority_is_the_mean_over_all_orders_in_which_the_first_of_the_most_frequent_labels_wins() -> None:
+    labels = {"4": 1.0, "04": 1.0, "5": 0.0, "6": 0.0, None: 0.0}
+    for n in (1, 2, 3, 4):
+        for votes in itertools.combinations_with_replacement(labels, n):
+            wins = []
+            for order in itertools.permutations(votes):
+                counted = [v for v in order if v is not None]
+                first = max(dict.fromkeys(counted), key=counted.count, default=None)  # the first of equally many
+                wins.append(labels[first])
+            assert majority([cell(labels[v], v) for v in votes]) == pytest.approx(mean(wins)), votes
+
+
 def test_accuracy_is_of_the_first_answers_that_could_be_judged() -> None:
     found = accuracy(matrix([1, 0], [0, 1], [NAN, 1], [1, 1]))
     assert found == {"value": pytest.approx(2 / 3), "low": pytest.approx(wilson(2, 3)[0]),

@@ -9,8 +9,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from tiny import tiny_policy
 from whet.models.meter import Meter, Shapes
 from whet.models.policy import Policy
+from whet.objectives import nll
 from whet.records import Segment
 from whet.sampling.sampler import Request, SamplingSettings
+from whet.sources import Demonstrations, Scope, Uniform
+from whet.tasks import get_task
+from whet.training.learner import Learner
+from whet.training.stage import Update
 from whet.weights import get_weights
 
 KINDS = ("qwen3", "gpt2", "gemma2")
@@ -68,6 +73,25 @@ def test_sampling_is_counted_within_five_percent(kind: str) -> None:
         policy.sample(requests)
     assert policy.meter.flops == pytest.approx(counter.get_total_flops(), rel=0.05)
     assert policy.meter.sampled_tokens > 0
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_a_step_of_sft_is_counted_within_five_percent(weights: str) -> None:
+    """Of the whole step: rows packed into micro-batches, the head on learnt tokens alone, its chunks recomputed."""
+    policy, task = policy_of("qwen3", weights), get_task("chain-sum:level=1-2")
+    problems = Uniform()
+    problems.bind(task, 0)
+    rows = Demonstrations().rows(problems, 8, policy, Scope(task, 0))
+    moving = get_weights(weights)
+    learner = Learner(Update(nll()), {"policy": policy}, moving, steps=1, token_budget=300)
+    assert policy.packs  # checked by running it, once
+    policy.meter = Meter()
+    with FlopCounterMode(display=False) as counter:
+        learner.step(rows, 0, "the test")
+    assert policy.meter.flops == pytest.approx(counter.get_total_flops(), rel=0.05)
+    assert policy.meter.learnt_tokens == sum(
+        len(s.ids) for row in rows for x in row.all() for s in x.segments if s.learn
+    )
 
 
 def test_checkpointed_layers_are_counted_twice_forward() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from whet.errors import WhetError
-from whet.models.packing import Batch, micro_batches, sample_batches
+from whet.models.packing import Batch, micro_batches
 from whet.records import Row, Sample, Segment
 
 
@@ -33,26 +33,67 @@ def cost(rows: list[Row]) -> int:
 # -- micro-batches ---------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("budget", [1, 10, 37, 64, 10_000])
 @pytest.mark.parametrize("samples", [1, 3])
-def test_no_micro_batch_is_above_the_budget_unless_it_is_one_row(budget: int, samples: int) -> None:
+@pytest.mark.parametrize("packed", [False, True])
+def test_no_micro_batch_is_above_the_budget_unless_it_is_one_row(budget: int, samples: int, packed: bool) -> None:
     draw = random.Random(budget)
     rows = [row(draw.randint(2, 20), samples=samples) for _ in range(50)]
-    batches = micro_batches(rows, budget)
+    batches = micro_batches(rows, budget, packed=packed)
     assert sorted(map(id, (r for b in batches for r in b))) == sorted(map(id, rows)), "each row once"
     for batch in batches:
-        assert batch and (cost(batch) <= budget or len(batch) == 1)
-    # greedy from the longest: no row could have joined the batch before it
-    for before, batch in itertools.pairwise(batches):
-        assert cost([*before, batch[0]]) > budget
+        tokens = sum(len(s) for r in batch for s in r.all()) if packed else cost(batch)
+        assert batch and (tokens <= budget or len(batch) == 1)
+
+
+@pytest.mark.parametrize("overhead", [0, 5, 40])
+@pytest.mark.parametrize("budget", [40, 1000])
+def test_the_split_is_the_cheapest_one_of_the_sorted_rows(overhead: int, budget: int) -> None:
+    draw = random.Random(overhead)
+    rows = sorted((row(draw.randint(2, 20)) for _ in range(9)), key=lambda r: -len(r["response"]))
+
+    def price(batches: list[list[Row]]) -> int:
+        return sum(cost(b) + overhead for b in batches)
+
+    possible = []
+    for cuts in itertools.product([False, True], repeat=len(rows) - 1):
+        edges = [0, *(i + 1 for i, cut in enumerate(cuts) if cut), len(rows)]
+        batches = [rows[a:b] for a, b in itertools.pairwise(edges)]
+        if all(cost(b) <= budget for b in batches):
+            possible.append(price(batches))
+    assert price(micro_batches(rows, budget, overhead=overhead)) == min(possible)
 
 
 def test_likes_are_together_so_that_little_is_padded() -> None:
     rows = [row(n) for n in (3, 20, 4, 19, 5, 18)]
-    assert [[len(r["response"]) for r in b] for b in micro_batches(rows, 60)] == [[20, 19, 18], [5, 4, 3]]
+    split = [[20, 19, 18], [5, 4, 3]]
+    assert [[len(r["response"]) for r in b] for b in micro_batches(rows, 60)] == split
+    assert [[len(r["response"]) for r in b] for b in micro_batches(rows, 1000, overhead=20)] == split
+    assert len(micro_batches(rows, 1000, overhead=50)) == 1, "another micro-batch would cost more than it saves"
 
 
 def test_equal_lengths_keep_their_order() -> None:
     rows = [row(5) for _ in range(7)]
     assert [r for b in micro_batches(rows, 15) for r in b] == rows
+
+
+def test_a_shared_prompt_is_counted_once_and_kept_together() -> None:
+    """Four prompts of ten tokens, four answers of five each, in turns: a group is 10 + 4 * 5 tokens."""
+    rows = [Row({"response": grouped(place % 4, place)}) for place in range(16)]
+    batches = micro_batches(rows, 60, packed=True, overhead=0)
+    assert [[r.group_id for r in b] for b in batches] == [["g0"] * 4 + ["g1"] * 4, ["g2"] * 4 + ["g3"] * 4]
+    # 45 tokens would hold a group and a third, whose prompt would be run once more: the cut is between groups
+    assert [len(b) for b in micro_batches(rows, 45, packed=True)] == [4] * 4
+    assert [len(b) for b in micro_batches(rows, 45)] == [1] + [3] * 5
+
+
+def test_a_prompt_that_is_not_worth_it_is_counted_for_each_sample() -> None:
+    short = [sample(3, 5) for _ in range(2)]
+    assert len(micro_batches([Row({"response": s}) for s in short], 13, packed=True)) == 2  # 3 + 2 * 5 if it were
+
+
+def grouped(group: int, place: int) -> Sample:
+    ids = [100 * group + i for i in range(10)]
+    answer = [1000 + 10 * place + i for i in range(5)]
+    return Sample([Segment("question", ids), Segment("answer", answer, learn=True)], f"p{group}", f"g{group}")
 
 
 def test_coupled_rows_stay_together_whatever_the_budget() -> None:
@@ -68,8 +109,7 @@ def test_coupled_rows_stay_together_whatever_the_budget() -> None:
 
 def test_nothing_makes_no_micro_batch() -> None:
     assert micro_batches([], 100) == []
-    assert sample_batches([], 100) == []
-    assert [len(b) for b in sample_batches([sample(1, 4)] * 5, 10)] == [2, 2, 1]
+    assert micro_batches([], 100, packed=True) == []
 
 
 # -- tensors ---------------------------------------------------------------------------------------------------------
@@ -89,6 +129,13 @@ def test_withdrawn_tokens_are_not_in_a_batch() -> None:
     one.per_token["mask"] = torch.tensor([True, True, True, False, True])
     batch = Batch.of([one])
     assert batch.position.tolist() == [2, 4] and batch.lengths.tolist() == [2]
+
+
+def test_what_has_to_be_run_ends_before_the_last_learnt_token() -> None:
+    withdrawn, nothing = sample(2, 3, 10), sample(2, 3, 20)
+    withdrawn.per_token["mask"] = torch.tensor([True, True, True, True, False])
+    nothing.per_token["mask"] = torch.zeros(5, dtype=torch.bool)
+    assert Batch.of([sample(2, 3, 10), withdrawn, nothing]).wanted() == [[10, 11, 12, 13], [10, 11, 12], []]
 
 
 def test_values_are_read_and_written_at_learnt_tokens() -> None:

@@ -17,7 +17,9 @@ from whet.records import Row, Sample, Segment
 
 def exact(seed: int = 0) -> Policy:
     """A policy that computes in fp64 throughout: the norms of Llama-like models step down to fp32."""
-    return tiny_policy("gpt2", dtype=torch.float64, seed=seed)
+    policy = tiny_policy("gpt2", dtype=torch.float64, seed=seed)
+    policy.packs = False  # views are padded; padded too, what is clean can be compared with them bit for bit
+    return policy
 
 
 def sample(prompt: int, response: int, seed: int = 0, **fields: Any) -> Sample:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,8 +15,10 @@ from whet.errors import WhetError
 from whet.models.packing import Batch
 from whet.objectives import (
     Context,
+    Ramp,
     as_objective,
     count,
+    dft,
     dpo,
     entropy_bonus,
     forward_kl,
@@ -24,6 +27,11 @@ from whet.objectives import (
     policy_gradient,
     reverse_kl,
 )
+from whet.objectives.ahead import Ahead
+from whet.objectives.intuitive import Propagated
+from whet.objectives.masking import NOISES, Masking
+from whet.objectives.noise import Agreement, BlockNoise, Dropout
+from whet.objectives.views import Neftune
 from whet.records import Row
 
 
@@ -56,6 +64,7 @@ def test_constant_needs_a_budget_and_unknown_names_are_refused():
         count("tokens", rows, ["response"])
 
 
+NOISE = BlockNoise(((0, 0.3), (1, 0.1)), draw=1)
 TERMS = {
     "nll": lambda: nll(),
     "weighted nll": lambda: nll("sequence", weight="weight"),
@@ -65,6 +74,14 @@ TERMS = {
     "gspo": lambda: policy_gradient("sequence"),
     "cispo": lambda: policy_gradient("cispo", cap=1.1, floor=0.9, normalise="token"),
     "kl": lambda: forward_kl() + reverse_kl("sequence") + 0.1 * entropy_bonus(),
+    "dft": lambda: dft(),
+    "ift": lambda: Propagated(0.9, view=Ahead(Ramp(0.3), noisy=True)),
+    "ift sum": lambda: Propagated(0.9, "sum", Ahead(Ramp(1.0), train_embeddings=True)),
+    **{f"masked by {noise}": lambda noise=noise: nll(view=Masking(Ramp(0.5), noise)) for noise in NOISES},
+    "noise": lambda: nll() + Agreement(None, NOISE) + Agreement(NOISE, replace(NOISE, draw=2), name="consistency"),
+    "noise, first version": lambda: Agreement(None, replace(NOISE, relative=True, through=True), 2.0, True),
+    "dropout": lambda: nll(view=Dropout(0.2)) + Agreement(Dropout(0.2, 1), Dropout(0.2, 2), teacher_grad=True),
+    "neftune": lambda: nll(view=Neftune(5.0)),
 }
 
 

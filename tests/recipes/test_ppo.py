@@ -57,8 +57,8 @@ def last_rows(stage: Stage, policy: Policy | None = None) -> tuple[list[Row], Fi
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_3_in_the_first_minibatch_the_ratio_is_one(temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails if dropout is on, or if the temperatures of old and new log-probs differ. Later ones move away."""
-    seen = spied(monkeypatch)
     policy = trained_policy("gpt2", "tags", resid_pdrop=0.3, attn_pdrop=0.3)  # off in every forward all the same
+    seen = spied(monkeypatch)  # from here on: the model may have been trained for this test
     last_rows(stage_of(epochs=2, minibatches=2, lr=3e-3, warmup=0, temperature=temperature), policy)
     first, *rest = seen
     assert len(seen) == 4

@@ -52,7 +52,7 @@ def test_any_model_folder_learns_a_file(kind: str, weights: str, tmp_path: Path)
         theirs = plain.from_pretrained(out / "model")(input_ids=probe).logits
         assert torch.equal(ours, theirs) and not torch.equal(ours, load(source).logits(probe))
     assert done.summary["before"]["accuracy"]["n"] == 3 and set(done.summary) == {
-        "recipe", "task", "model", "seed", "steps", "best_step", "before", "after", "others", "compute"
+        "recipe", "task", "model", "seed", "steps", "best_step", "before", "after", "others", "suite", "compute"
     }  # fmt: skip
 
 

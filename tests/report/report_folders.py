@@ -84,10 +84,24 @@ def make_comparison(
         "arms": rows,
         "differences": {"accuracy": [{"a": a, "b": b, "value": -0.5, "low": -0.8, "high": -0.2, "error": 0.1, "seeds": 3,
                                       "problems": 4, "p": 0.0004, "p_corrected": 0.0012} for a, b in pairs]},
-        "detectable": {"accuracy": 0.3}, "sweep": {}, "versions": {"torch": "2.13"},
+        "detectable": {"accuracy": 0.3}, "forgetting": make_forgetting(list(reversed(names))), "sweep": {}, "versions": {"torch": "2.13"},
     }  # fmt: skip
     _write(path / "results.json", found)
     return path
+
+
+def make_forgetting(arms: Sequence[str]) -> dict[str, Any]:
+    """What a comparison says of forgetting: the last arm learns, the first one never comes far enough."""
+
+    def lost(value: float) -> dict[str, Any]:
+        return {**_interval([value] * 3, 0), "step": 12.0, "flops": 1.2e12}
+
+    return {
+        "suite": "forgetting/1", "tasks": ["sort:level=1", "lists:level=1"], "n": 256, "look_n": 64, "why": "",
+        "at_steps": {"steps": 16, "arms": {arm: lost(0.1 * i) for i, arm in enumerate(arms)}},
+        "at_accuracy": {"accuracy": 0.45, "arms": {arms[-1]: lost(0.07)},
+                        "missed": dict.fromkeys(arms[:-1], "3 of 3 seeds never come 5 points above the start")},
+    }  # fmt: skip
 
 
 def make_verdict(path: Path, **changed: Any) -> Path:
@@ -100,7 +114,8 @@ def make_verdict(path: Path, **changed: Any) -> Path:
         "task": "chain-sum", "model": {"name": "base", "parameters": 2522112}, "base_hash": "abc", "budget": "flops:2e12",
         "arms": {"sft": "sft", "grpo": "grpo"}, "controls": [], "seeds": [0, 1, 2],
         "metrics": {"accuracy": {"sft": [0.5, 0.52, 0.54], "grpo": [0.7, 0.72, 0.74]}}, "intervals": {"accuracy": accuracy},
-        "verdict": "reproduced at small scale", "detectable": {"accuracy": 0.06}, "why": "accuracy of grpo - sft is +0.200",
+        "verdict": "reproduced at small scale", "detectable": {"accuracy": 0.06},
+        "forgetting": make_forgetting(["sft", "grpo"]), "why": "accuracy of grpo - sft is +0.200",
         "versions": {"torch": "2.13"}, "minutes": 12.3, **changed,
     }  # fmt: skip
     path.mkdir(parents=True)

@@ -1,6 +1,7 @@
 """The page in a real browser, without a network: charts are drawn, filters work, nothing runs that must not.
 
-Needs Playwright's Python package and Chromium: the one at `WHET_CHROMIUM`, else `chromium` on PATH.
+Needs Playwright's Python package (of the dev extra) and Chromium: the one at `WHET_CHROMIUM`, else `chromium` on PATH
+(`apt-get install chromium`, as `.ci/run` does). Without them these tests are skipped.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from whet.report.page import write_report
 pytestmark = pytest.mark.browser
 pytest.importorskip("altair", reason="the report extra is not installed")
 pytest.importorskip("vl_convert", reason="the report extra is not installed")
-sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
+sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install 'whet[dev]'")
 
 CHROMIUM = os.environ.get("WHET_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
@@ -124,9 +125,23 @@ def test_text_can_be_read_in_light_and_dark(opened, scheme):
     assert (sum(rgb(paper)) < 200) == (scheme == "dark")
 
 
+def test_every_chart_says_in_words_and_numbers_what_it_shows(opened):
+    page = opened()
+    for figure in page.locator("figure").all():
+        chart = figure.locator("[data-chart]")
+        assert chart.get_attribute("role") in ("img", "graphics-document")  # of the page, then of Vega
+        label = chart.get_attribute("aria-label") or ""
+        assert label.endswith(".") and any(c.isdigit() for c in label), label  # not `Vega visualization`
+        assert figure.locator("details table tbody tr").count() >= 1
+    assert all(region.get_attribute("aria-label") for region in page.locator("[role=region]").all())
+    forgetting = page.get_by_role("region", name="Forgetting: accuracy lost on other tasks")
+    assert "at accuracy 0.450" in forgetting.inner_text()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_scrolls_down_only(opened, scheme):
+def test_a_phone_scrolls_down_only(opened, scheme, tmp_path):
     page = opened(width=390, scheme=scheme)
+    assert len(page.screenshot(path=tmp_path / "phone.png", full_page=True)) > 50_000
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     assert not page.complaints
     for chart in page.locator("[data-chart] svg").all():

@@ -21,7 +21,7 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("real") / "compared"
     compare(
         ["sft:batch=4", "grpo:batch=2,group=2"], task="parity", model=trained_folder(), budget="steps:3", seeds=2, out=path,
-        test_n=12, k=2, validation_n=6, others=["sort:level=1"], others_n=2, threads=1, evaluations=2,
+        test_n=12, k=2, validation_n=6, others=["sort:level=1"], others_n=2, others_look_n=2, threads=1, evaluations=2,
     )  # fmt: skip
     return path
 

@@ -89,6 +89,31 @@ def test_differences_name_the_better_arm_first(tmp_path):
     assert row[1].more == "+0.200 to +0.800"
 
 
+def test_forgetting_at_equal_steps_and_accuracy(tmp_path):
+    results = comparison_of(make_comparison(tmp_path / "c")).results
+    made = tables.forgotten(results["forgetting"], ["grpo", "sft"])
+    assert made is not None and made.heads[1:3] == ["at 16 steps", "at accuracy 0.450"]
+    assert [[cell.text for cell in row] for row in made.rows] == [
+        ["grpo", "+0.100", "+0.070", "12", "1.2e12"], ["sft", "+0.000", "–", "–", "–"]]  # fmt: skip
+    notes = tables.forgetting_notes(results["forgetting"])
+    assert notes[0].startswith(
+        "Forgetting is the accuracy lost on sort:level=1, lists:level=1 (forgetting/1): 256 problems"
+    )
+    assert notes[1].startswith("sft does not come to the accuracy")
+    nothing = {
+        "suite": None,
+        "tasks": ["sort"],
+        "n": 8,
+        "look_n": 0,
+        "at_steps": None,
+        "at_accuracy": None,
+        "why": "no looks",
+    }
+    assert tables.forgotten(nothing, ["grpo"]) is tables.forgotten(None, ["grpo"]) is None
+    assert tables.forgetting_notes(nothing)[1] == "At equal steps and accuracy: no looks."
+    assert tables.forgetting_notes(None) == []
+
+
 def test_ranked_has_the_start_and_every_arm(tmp_path):
     made = tables.ranked(comparison_of(make_comparison(tmp_path / "c")))
     assert made.heads == [
@@ -183,5 +208,5 @@ def test_the_interval_of_a_share_over_seeds_stays_a_share() -> None:
 
     shares = [{"value": v, "low": v, "high": v} for v in (1.0, 0.8, 1.0)]
     pooled = _pooled(shares)
-    assert pooled["high"] == 1.0 and 0 <= pooled["low"] < pooled["value"]
+    assert 0 < pooled["low"] < pooled["value"] < pooled["high"] < 1
     assert _pooled([1.0, 0.8, 1.0])["high"] > 1.0  # tokens, say, have no such bound

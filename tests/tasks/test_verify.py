@@ -6,14 +6,15 @@ import math
 import threading
 import time
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
 from whet.errors import WhetError
-from whet.tasks import Problem, Response, Verdict
+from whet.tasks import Problem, Response, Verdict, get_task
 from whet.tasks.answers import plain_number, read_number
 from whet.tasks.files import read_files
-from whet.tasks.math_answers import MathChild, as_math
+from whet.tasks.math_answers import MathChild, MathChildren, as_math
 from whet.tasks.verify import Math, check_gold, choice, exact, get_verifier, number
 
 
@@ -207,6 +208,13 @@ def test_math_compares_values(maths: Math, gold: str, text: str):
     assert maths(Problem("p", "?", gold), told(text)) == Verdict(1.0, "ok")
 
 
+@pytest.mark.parametrize(
+    ("text", "label"), [("1/2", "1/2"), ("0.50", "1/2"), ("2/4", "1/2"), ("3", "3"), ("1/0", "1/0")]
+)
+def test_what_a_mathematical_answer_votes_for(maths, text: str, label: str) -> None:
+    assert maths(Problem("p", "?", "0.5"), told(text)).label == label
+
+
 def test_no_hostile_answer_scores_in_math(maths: Math):
     equal = {"5+7", "12cm"}  # the library reads values, and drops units
     for text in HOSTILE:
@@ -257,6 +265,31 @@ def test_a_dead_math_process_is_an_error_and_replaced():
     process.wait()
     assert child.compare("12", "13")[0] == "different"
     assert child._process is not process
+
+
+def test_many_comparisons_are_shared_by_children_once_that_pays() -> None:
+    pytest.importorskip("math_verify")
+    many = Math(seconds=3.0)
+    many.children = MathChildren(3.0, most=2)
+    pairs = [(Problem("p", "?", str(i % 3)), told(str(i % 2))) for i in range(12)]
+    alone = many.several(pairs)
+    assert [verdict.value for verdict in alone] == [float(i % 3 == i % 2) for i in range(12)]
+    assert many.children._free.qsize() == 1, "the first child serves alone"
+    many.children.waited = 100.0
+    assert many.several(pairs) == alone == [many(*pair) for pair in pairs]
+    assert many.children._free.qsize() <= 2
+    assert MathChildren(most=0).most >= 1
+
+
+def test_a_file_of_mathematics_is_judged_by_them(tmp_path: Path) -> None:
+    pytest.importorskip("math_verify")
+    (tmp_path / "rows.jsonl").write_text("\n".join(f'{{"prompt": "what is {i}?", "answer": "{i}"}}' for i in range(40)))
+    task = get_task(str(tmp_path / "rows.jsonl"), verifier="math")
+    problems = task.problems("train", 3)
+    given = [told(p.answer or "") for p in problems[1:]] + [told("x")]
+    assert task.verify_all(list(zip(problems, given, strict=True))) == [
+        task.verify(p, response) for p, response in zip(problems, given, strict=True)
+    ]
 
 
 def test_only_bare_mathematics_gets_dollar_signs():

@@ -29,6 +29,7 @@ from whet.training import checkpoint, metrics
 from whet.training.fit import Fit, Options, minibatches
 from whet.training.optimizer import AdamW
 from whet.training.stage import Stage, Update
+from whet.weights import Lora, Weights
 
 
 def sft_stage(**changes: Any) -> Stage:
@@ -232,6 +233,34 @@ def test_what_cannot_work_is_refused_before_the_first_step(changes: dict[str, An
         fit(rl_stage(**changes))
 
 
+@pytest.mark.parametrize("change", [{"start": "base"}, {"reference": "base"}], ids=["start", "reference"])
+@pytest.mark.parametrize("kinds", [(Weights(), Lora(4)), (Lora(4), Weights())], ids=["injected", "merged"])
+def test_the_base_is_not_gone_back_to_once_adapters_came_or_went(kinds: Any, change: dict[str, str]) -> None:
+    """They would stay as they were trained, and the base would silently be another model."""
+    update = Update(policy_gradient() + 0.1 * kl_to_reference())
+    first, second = sft_stage(weights=kinds[0]), rl_stage(updates=[update], weights=kinds[1], **change)
+    with pytest.raises(WhetError, match="stage 'rl' goes back to the run's base, but adapters came in or were merged"):
+        fit(first, second)
+    second.start, second.reference = "last", "start"
+    fit(first, second)
+
+
+def test_adapters_from_the_start_go_back_to_the_base() -> None:
+    kinds = Lora(4), Lora(4)
+    second = rl_stage(updates=[Update(policy_gradient() + 0.1 * kl_to_reference())], weights=kinds[1], start="base",
+                      reference="base", steps=1)  # fmt: skip
+    loop = fit(sft_stage(weights=kinds[0], updates=[Update(nll(), optimizer=AdamW(lr=1e-2))]), second)
+    probe = torch.arange(2, 30)[None]
+    base = loop.policy.logits(probe).detach()
+    at: list[torch.Tensor] = []
+    second.transforms = [lambda rows: at.append(loop.policy.logits(probe).detach())]
+    loop.run()
+    held = loop.policies["reference"].logits(probe).detach()
+    torch.testing.assert_close(at[0], base)
+    torch.testing.assert_close(held, base)
+    assert not torch.allclose(loop.policy.logits(probe).detach(), base)
+
+
 # -- what is prepared ------------------------------------------------------------------------------------------------
 def last_rows(stage: Stage, policy: Policy | None = None) -> list[Row]:
     learnt: list[Row] = []
@@ -256,6 +285,38 @@ def test_recorded_log_probs_are_those_of_the_sampler() -> None:
         mask = sample.learn_mask
         gap = sample.per_token["old_logprob"][mask] - sample.per_token["sampler_logprob"][mask]
         assert float(gap.abs().max()) < 1e-4
+
+
+def test_rows_that_the_gate_drops_are_not_scored() -> None:
+    """What only the objective needs is computed for what is learnt; an advantage, or a buffer, needs it of all rows."""
+
+    class First(Gate):
+        def admits(self, group: Sequence[Row]) -> bool:
+            return group[0].group_id.startswith("0/")
+
+    def scored(**changes: Any) -> tuple[int, int, int]:
+        """Scored tokens, and the tokens of admitted and of all rows."""
+        seen: list[Row] = []
+        learnt: list[Row] = []
+        objective = policy_gradient() + 0.1 * kl_to_reference()
+        stage = rl_stage(
+            gate=First(), updates=[Update(objective, epochs=2)], steps=1, transforms=[learnt.extend], **changes
+        )
+        stage.problems.observe = seen.extend  # type: ignore[method-assign]
+        policy = trained_policy()
+        fit(stage, policy=policy).run()
+        assert all({"old_logprob", "reference_logprob"} <= r["response"].per_token.keys() for r in learnt)
+        admitted, everything = (sum(len(r["response"]) for r in rows) for rows in (learnt, seen))
+        return policy.meter.scored_tokens, admitted, everything
+
+    tokens, admitted, everything = scored()
+    assert tokens == 2 * admitted < 2 * everything
+    tokens, _, everything = scored(buffers={"kept": Waits()})
+    assert tokens == 2 * everything
+    needy = group_std()
+    needy.needs = frozenset({"old_logprob"})  # type: ignore[misc]
+    tokens, admitted, everything = scored(advantage=needy)
+    assert tokens == everything + admitted
 
 
 @pytest.mark.parametrize("given", [0, 9])
@@ -399,6 +460,21 @@ def test_a_second_update_waits_for_its_buffer_and_survives_a_resume(tmp_path: Pa
     resumed.run(resume=True)
     ours, theirs = dict(whole.policy.named_parameters()), dict(resumed.policy.named_parameters())
     assert all(torch.equal(ours[n], theirs[n]) for n in ours)
+
+
+def test_two_updates_of_a_stage_report_side_by_side(tmp_path: Path) -> None:
+    updates = [Update(nll(), optimizer=AdamW(lr=1e-3)), Update(nll(), optimizer=AdamW(lr=1e-4)),
+               Update(nll(), rows="kept", optimizer=AdamW(lr=1e-5))]  # fmt: skip
+    loop = fit(sft_stage(updates=updates, buffers={"kept": Waits()}, steps=3), out=tmp_path)
+    loop.run()
+    *_, last = RunFolder(tmp_path).read_metrics()
+    assert [last[k] for k in ("lr", "rows-2/lr", "kept/lr")] == pytest.approx([1e-3, 1e-4, 1e-5])
+    assert [last[k] for k in ("learnt_tokens", "kept/learnt_tokens")] == [
+        last["rows-2/learnt_tokens"], sum(line["learnt_tokens"] for line in RunFolder(tmp_path).read_metrics()),
+    ]  # fmt: skip
+    assert last["loss/nll"] > last["rows-2/loss/nll"] > 0, "the second one comes after the first has learnt"
+    first = RunFolder(tmp_path).read_metrics()[0]
+    assert "kept/loss/nll" not in first, "it waited"
 
 
 # -- small functions -------------------------------------------------------------------------------------------------

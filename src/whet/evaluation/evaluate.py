@@ -12,6 +12,7 @@ from whet.evaluation.matrix import Matrix, evaluate
 from whet.models.meter import Meter
 from whet.models.policy import Policy
 from whet.seeds import seed_for
+from whet.sources import Answering
 from whet.tasks import Split, Task, get_task
 
 
@@ -25,6 +26,7 @@ class Plan:
         validation: problems of the validation split, at each evaluation during training.
         others: task specs whose accuracy shows what is forgotten.
         n_others: problems of each.
+        look_others: problems of each at each evaluation during training; 0 leaves them out.
         seed: of the problems and the sampled answers; the same before and after, and over runs.
     """
 
@@ -33,29 +35,39 @@ class Plan:
     validation: int = 256
     others: tuple[str, ...] = ()
     n_others: int = 256
+    look_others: int = 0
     seed: int = 0
 
 
 class Evaluator:
-    """Evaluates a policy on a task; it spends no training budget."""
+    """Evaluates a policy on a task; it spends no training budget.
 
-    def __init__(self, task: Task, plan: Plan) -> None:
+    Args:
+        answering: how answers come about, where the policy does not give them by itself.
+    """
+
+    def __init__(self, task: Task, plan: Plan, answering: Answering | None = None) -> None:
         self.task = task
         self.plan = plan
+        self.answering = answering or Answering()
         self.others = {spec: get_task(spec) for spec in plan.others}
 
     def validation(self, policy: Policy) -> dict[str, float]:
-        """Greedy accuracy and its companions on validation, for choosing."""
+        """Greedy accuracy and its companions on validation, for choosing; and the mean accuracy on `others`, if they are
+        looked at, which is for reports and chooses nothing."""
         found = self._matrix(policy, self.task, "validation", self.plan.validation)
         cells = [c for row in found.cells for c in row]
         judged = metrics.accuracy(found)
         accuracy = float(judged["value"])
+        looked = self.forgetting(policy, self.plan.look_others) if self.plan.look_others and self.others else {}
+        others = {"others": sum(found["value"] for found in looked.values()) / len(looked)} if looked else {}
         return {
             "accuracy": accuracy,
             "error": math.sqrt(accuracy * (1 - accuracy) / max(1, judged["n"])),
             "tokens": sum(c.tokens for c in cells) / max(1, len(cells)),
             "ended": metrics.share(cells, "ended"),
             "unparseable": metrics.share(cells, "unparseable"),
+            **others,
         }
 
     def test(self, policy: Policy) -> tuple[dict[str, Any], Matrix]:
@@ -68,10 +80,16 @@ class Evaluator:
         greedy = self._matrix(policy, self.task, "test", self.plan.n)
         return greedy, self._matrix(policy, self.task, "test", self.plan.n, self.plan.k) if self.plan.k else None
 
-    def forgetting(self, policy: Policy) -> dict[str, dict[str, Any]]:
-        """Greedy test accuracy on every other task."""
+    def measures(self, policy: Policy) -> dict[str, float]:
+        """What the way of answering measures besides, on the test problems."""
+        problems = self.task.problems("test", self.plan.n, seed=self.plan.seed)
+        with policy.metered(Meter()):
+            return dict(self.answering.measure(policy, self.task, problems))
+
+    def forgetting(self, policy: Policy, n: int = 0) -> dict[str, dict[str, Any]]:
+        """Greedy test accuracy on every other task, on `n` problems of each or as many as planned."""
         return {
-            spec: dict(metrics.accuracy(self._matrix(policy, task, "test", self.plan.n_others)))
+            spec: dict(metrics.accuracy(self._matrix(policy, task, "test", n or self.plan.n_others)))
             for spec, task in self.others.items()
         }
 
@@ -79,7 +97,8 @@ class Evaluator:
         problems = task.problems(split, n, seed=self.plan.seed)
         seed = seed_for(self.plan.seed, "evaluation", task.name, split)
         with policy.metered(Meter()):
-            return evaluate(policy, task, problems, k=k or 1, temperature=1.0 if k else 0.0, seed=seed)
+            return evaluate(policy, task, problems, k=k or 1, temperature=1.0 if k else 0.0, seed=seed,
+                            answering=self.answering)  # fmt: skip
 
 
 def sample_rows(matrix: Matrix, when: str, n: int = 64) -> Sequence[Mapping[str, Any]]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from whet.models.policy import Policy
 from whet.sampling.sampler import SamplingSettings
-from whet.sources import ask
+from whet.sources import Answering, verdicts
 from whet.tasks import Problem, Status, Task, Verdict
 
 
@@ -19,7 +19,8 @@ class Cell:
     Attributes:
         value: the verdict's value; NaN where it could not be judged.
         tokens: its length, end token included.
-        label: the answer as text, for votes; None where the format found none.
+        label: the answer for votes, equal where answers mean the same; None where it could not be read.
+        parts: the verdict's.
     """
 
     value: float
@@ -28,6 +29,7 @@ class Cell:
     ended: bool
     label: str | None
     text: str = ""
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -57,23 +59,37 @@ class Matrix:
         return table
 
 
+def vote(verdict: Verdict, answer: str | None) -> str | None:
+    """What an answer votes for: its meaning as the verifier read it, else its text up to white space; an answer that the
+    verifier could not read votes for nothing."""
+    if verdict.status == "unparseable" or answer is None:
+        return None
+    return verdict.label if verdict.label is not None else " ".join(answer.split())
+
+
 def evaluate(
     policy: Policy, task: Task, problems: Sequence[Problem], *, k: int = 1, temperature: float = 0.0, seed: int = 0,
-    max_new_tokens: int = 0,
+    max_new_tokens: int = 0, answering: Answering | None = None,
 ) -> Matrix:  # fmt: skip
-    """Answer each problem `k` times (greedily at temperature 0) and judge the answers.
+    """Answer each problem `k` times (greedily at temperature 0) and judge the answers. `answering` says how answers come
+    about, where the policy does not give them by itself.
 
     A task without a verifier (a preference file) still shows lengths and ends; its verdicts are NaN.
     """
     settings = SamplingSettings(max_new_tokens=max_new_tokens or task.max_answer_tokens(), temperature=temperature)
     unjudged = None if "verifier" in task.provides() else Verdict(math.nan, "error", reason="the task has no verifier")
+    how = answering or Answering()
+    answers = how.ask(policy, problems, settings, k, seed)
+    asked = [(p, how.read(policy, s)) for p, samples in zip(problems, answers, strict=True) for s in samples]
+    judged = iter(zip(asked, [unjudged] * len(asked) if unjudged else verdicts(task, asked, policy), strict=True))
     cells = []
-    for problem, samples in zip(problems, ask(policy, problems, settings, k, seed), strict=True):
+    for samples in answers:
         row = []
         for sample in samples:
-            response = policy.format.read(sample)
-            verdict = unjudged or task.verify(problem, response)
+            (_, response), verdict = next(judged)
             tokens = sum(len(s.ids) for s in sample.segments if s.sampled)
-            row.append(Cell(verdict.value, verdict.status, tokens, sample.ended, response.answer, response.text))
+            label = vote(verdict, response.answer)
+            row.append(Cell(verdict.value, verdict.status, tokens, sample.ended, label, response.text,
+                            verdict.parts))  # fmt: skip
         cells.append(row)
     return Matrix(problems, cells)

@@ -74,8 +74,18 @@ def accuracy(matrix: Matrix) -> dict[str, float | int]:
     return {"value": value, "low": low, "high": high, "n": len(first)}
 
 
+def parts(matrix: Matrix) -> dict[str, float]:
+    """The mean of each named part of the verdicts on the first answers, over those that have it: `parts/NAME`."""
+    found: dict[str, list[float]] = {}
+    for row in matrix.cells:
+        for name, value in row[0].parts.items():
+            found.setdefault(f"parts/{name}", []).append(value)
+    return {name: sum(values) / len(values) for name, values in found.items()}
+
+
 def summary(greedy: Matrix, sampled: Matrix | None, samples: int = 4) -> dict[str, object]:
-    """The contract of `summary.json`: greedy accuracy, sampled accuracy over the first `samples` answers, pass@k."""
+    """The contract of `summary.json`: greedy accuracy, sampled accuracy over the first `samples` answers, pass@k, and the
+    mean of each part of the verdict."""
     cells = [c for row in greedy.cells for c in row]
     found: dict[str, object] = {
         "accuracy": accuracy(greedy),
@@ -83,6 +93,7 @@ def summary(greedy: Matrix, sampled: Matrix | None, samples: int = 4) -> dict[st
         "ended": share(cells, "ended"),
         "unparseable": share(cells, "unparseable"),
     }
+    found |= parts(greedy)
     failed = sum(c.status in ("error", "timeout") for c in cells)
     if failed:
         found["failed"] = failed / len(cells)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from whet.evaluation.statistics import (
 from whet.runs import plain
 
 START = "start"
+ON = "on:"  # before another task's spec: the accuracy on it, as a metric
+SHARES = ("accuracy", "ended", "unparseable", "failed")
 LOWER_IS_BETTER = ("forgetting", "tokens_per_answer", "unparseable", "failed")
 
 
@@ -46,7 +48,8 @@ class Cell:
         answers: right (1) or wrong (0) or not to be judged (?), a character an answer: `greedy` one a problem, `sampled`
             k a problem.
         others: accuracy on each other task, before and after.
-        curve: share of the run, flops and validation accuracy at each evaluation.
+        curve: step, share of the run, flops and validation accuracy at each evaluation, and the mean accuracy on the
+            other tasks where they were looked at.
         compute: the meter at the end.
         minutes: wall-clock time, evaluations included.
     """
@@ -76,6 +79,12 @@ class Cell:
 
     def text(self) -> str:
         return json.dumps(plain(asdict(self)), indent=1) + "\n"
+
+    def number(self, metric: str) -> float | None:
+        """A metric, or after `on:` the accuracy on another task (`on:sort:level=1`); None where it was not measured."""
+        if metric.startswith(ON):
+            return self.others.get(metric.removeprefix(ON), {}).get("after")
+        return self.metrics.get(metric)
 
     def by_problem(self, metric: str) -> np.ndarray | None:
         """(P,) what the model scored on each test problem; None where the metric is not one of problems."""
@@ -135,9 +144,15 @@ class Scores:
         """One number a seed."""
         if arm not in self.cells:
             raise unknown("arm", arm, self.cells)
-        if metric not in self.metrics:
-            raise unknown("metric", metric, self.metrics)
-        return [float(c.metrics[metric]) for c in self.cells[arm]]  # type: ignore[arg-type]
+        found = [c.number(metric) for c in self.cells[arm]]
+        if any(value is None for value in found):
+            others = [ON + spec for spec in self.cells[arm][0].others]
+            raise unknown("metric", metric, [*self.cells[arm][0].metrics, *others])
+        return [float(value) for value in found if value is not None]
+
+    def having(self, metric: str) -> list[str]:
+        """The arms that the metric was measured of: a method may have numbers of its own."""
+        return [arm for arm, cells in self.cells.items() if all(c.number(metric) is not None for c in cells)]
 
     def interval(self, metric: str, arm: str) -> Interval:
         """Over seeds, and over problems where the metric is a mean over them."""
@@ -145,8 +160,8 @@ class Scores:
             return self._of_start(metric)
         values, table = self.values(metric, arm), self._table(metric, arm)
         if table is None:
-            return over_seeds(values)
-        return _share(table[:, ~np.isnan(table).any(0)])
+            return _share(metric, over_seeds(values))
+        return over_seeds_and_problems(table[:, ~np.isnan(table).any(0)])
 
     def difference(self, metric: str, a: str, b: str) -> Interval:
         """a - b; paired by problem where the metric allows it. `b` may be `start`."""
@@ -162,7 +177,8 @@ class Scores:
     def differences(self, metric: str) -> list[Difference]:
         """Every pair of arms, with p-values corrected for their number."""
         if metric not in self._compared:
-            pairs = [(a, b) for i, a in enumerate(self.arms) for b in self.arms[i + 1 :]]
+            arms = self.having(metric)
+            pairs = [(a, b) for i, a in enumerate(arms) for b in arms[i + 1 :]]
             found = [self.difference(metric, a, b) for a, b in pairs]
             p = [d.p for d in found]
             rows = zip(pairs, found, p, holm(p), strict=True)
@@ -191,10 +207,11 @@ class Scores:
             raise WhetError("the start of these runs was not measured")
         table = self._table(metric, START)
         if table is None:
-            if self.start.metrics.get(metric) is None:
+            value = self.start.number(metric)
+            if value is None:
                 raise unknown("metric of the start", metric, self.start.metrics)
-            return over_seeds([float(self.start.metrics[metric])])  # type: ignore[arg-type]
-        return _share(table[:, ~np.isnan(table[0])])
+            return over_seeds([float(value)])
+        return over_seeds_and_problems(table[:, ~np.isnan(table[0])])
 
 
 def by_problem(answers: Mapping[str, Any], metric: str) -> np.ndarray | None:
@@ -217,9 +234,9 @@ def interval_dict(found: Interval) -> dict[str, Any]:
     return {k: getattr(found, k) for k in ("value", "low", "high", "error", "seeds", "problems")}
 
 
-def _share(table: np.ndarray) -> Interval:
-    found = over_seeds_and_problems(table)
-    return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
+def _share(metric: str, found: Interval) -> Interval:
+    """A share stays within 0 and 1: accuracies, everything at k, and the named parts of verdicts."""
+    return found.as_share() if metric in SHARES or "@" in metric or metric.startswith("parts/") else found
 
 
 def _digits(text: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Load a policy: the shipped base, a local Hugging Face folder, a PEFT folder, or a Hub name; or create a new base."""
+"""Load a policy: a shipped base, a local Hugging Face folder, a PEFT folder, or a Hub name; or create a new base."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from whet.models.policy import Policy
 
 log = logging.getLogger("whet")
 
-SHIPPED = {"base": "the shipped base"}
+SHIPPED = {
+    "base": "2.6 M parameters, eleven tasks: what a run starts from where no model is named",
+    "micro": "0.5 M parameters, arithmetic, stories and lists: for studies that need many arms",
+}
 _FOLDER = Path(__file__).parent / "shipped"
 
 CONTROL = ["<pad>", "<bos>", "<eos>", "<mask>", "<user>", "<assistant>", "<system>"]
@@ -43,8 +46,8 @@ def shipped(name: str = "base") -> Path:
 
 
 def resolve(model: str | Path | None) -> str:
-    """The folder or Hub name that a model argument stands for; None and "base" are the shipped base, and a run's folder
-    is the model that the run ended with."""
+    """The folder or Hub name that a model argument stands for: a name in `SHIPPED` is that base, None is "base", and a
+    run's folder is the model that the run ended with."""
     if model is None or str(model) in SHIPPED:
         return str(shipped(str(model or "base")))
     folder = Path(model)
@@ -66,7 +69,7 @@ def load(
     """Load a policy.
 
     Args:
-        model: None for the shipped base, a local folder (Hugging Face or PEFT), or a Hub name.
+        model: a name in `SHIPPED` (None is "base"), a local folder (Hugging Face or PEFT), or a Hub name.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         dtype: `float32`, `float64`, `bfloat16`, or `mixed` (fp32 weights, bf16 autocast).
 
@@ -83,7 +86,8 @@ def load(
     if folder.exists() and not (folder / "config.json").exists() and not adapter.exists():
         raise WhetError(f"'{source}' is not a model folder: it has neither config.json nor adapter_config.json")
     if not folder.exists() and (source.count("/") != 1 or source.startswith((".", "/", "~"))):
-        raise WhetError(f"model '{source}': no such folder, and not a Hub name of the form ORG/NAME")
+        raise WhetError(f"model '{source}': no such folder, and not a Hub name of the form ORG/NAME; "
+                        f"shipped are {', '.join(SHIPPED)}")  # fmt: skip
     where = pick_device(device)
     kind = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "mixed": torch.float32}
     if dtype not in kind:
@@ -109,6 +113,7 @@ def load(
     kept = json.loads(note.read_text()) if note.exists() else {}
     policy = Policy(loaded, tokenizer, name=source, style=style or kept.get("style"), fallback=kept.get("fallback"),
                     mixed=dtype == "mixed")  # fmt: skip
+    policy.format.condition = kept.get("condition", "")
     policy.peft = adapted
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         log.info("the tokenizer's pad is its end token; padding is masked by length here, so the end is still learnt")

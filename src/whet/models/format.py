@@ -12,7 +12,7 @@ unparseable) or "raw" (the whole text is the answer and the verifier looks in it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from whet.errors import WhetError
@@ -34,6 +34,10 @@ class Format:
         style: one of `tags`, `chat`, `plain`; None chooses by what the tokenizer has.
         fallback: what a response without an answer tag means; None: "missing" for tags, "raw" otherwise.
         end_ids: tokens that end a response besides the tokenizer's end token.
+
+    Attributes:
+        condition: the text under which the policy answers: what a method that announces the kind of each response taught it
+            to announce for good ones. It is saved with the model; "" where there is none.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class Format:
         self.fallback = fallback or ("missing" if self.style == "tags" else "raw")
         self.eos_id: int = tokenizer.eos_token_id
         self.end_ids = {self.eos_id, *end_ids}
+        self.condition = ""
         self._bos = self._leading()
         if self.style == "tags":
             self._open = {vocabulary[f"<{t}>"]: k for t, k in TAGS.items() if f"<{t}>" in vocabulary}
@@ -75,9 +80,14 @@ class Format:
         keep = [i for i in ids if i not in self.end_ids]
         return self.tokenizer.decode(keep, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
-    def prompt(self, problem: Problem, hint: str | None = None) -> list[Segment]:
-        """The segments before the response. `hint` is text put behind the question (rationalisation)."""
-        messages = [dict(m) for m in problem.messages] or [{"role": "user", "content": problem.prompt}]
+    def prompt(self, problem: Problem, hint: str | None = None, condition: str | None = None) -> list[Segment]:
+        """The segments before the response.
+
+        Args:
+            hint: text put behind the question (rationalisation).
+            condition: what is announced in front of the response; None is the format's own, "" is nothing.
+        """
+        messages = [self._turn(m) for m in problem.messages] or [{"role": "user", "content": problem.prompt}]
         if hint:
             messages[-1]["content"] += hint
         if self.style == "plain":
@@ -89,7 +99,12 @@ class Format:
         else:
             turns = "".join(f"<{m['role']}>{m['content']}" for m in messages)
             ids = self._bos + self.encode(turns + "<assistant>")
-        return [Segment("question", list(ids))]
+        told = self.condition if condition is None else condition
+        return [Segment("question", list(ids)), *([self.announcement(told)] if told else [])]
+
+    def announcement(self, condition: str) -> Segment:
+        """A condition as the tokens that stand directly before a response; they are no part of it."""
+        return Segment("condition", self.encode(condition if self.style == "tags" else f"{condition}\n"))
 
     def response(
         self, rationale: str, answer: str | None, *, end: bool = True, learn: bool = True, tags: bool = True,
@@ -116,6 +131,19 @@ class Format:
         segments = [Segment(kind, self.encode(text), learn=learn) for kind, text in parts]
         return segments + ([self.eos(learn=learn)] if end else [])
 
+    def scored(self, rationale: str, answer: str) -> list[Segment]:
+        """A response of which the answer's own words alone are learnt: their likelihood is the score of a choice.
+
+        Marks and end token are the same for all choices and are left out.
+        """
+        if self.style == "tags":
+            parts = [("rationale", f"<think>{rationale}</think>"), ("prefix", "<answer>"), ("answer", answer)]
+        else:
+            parts = [("rationale", f"{rationale}\n"), ("prefix", ANSWER_MARK), ("answer", f" {answer}")]
+        return [
+            Segment(kind, self.encode(text), learn=kind == "answer") for kind, text in parts[0 if rationale else 1 :]
+        ]
+
     def start(self) -> list[int]:
         """What stands before a plain text: the tokenizer's leading tokens, or its end token."""
         return list(self._bos) or [self.eos_id]
@@ -123,11 +151,17 @@ class Format:
     def eos(self, *, learn: bool = True, sampled: bool = False) -> Segment:
         return Segment("eos", [self.eos_id], learn=learn, sampled=sampled)
 
-    def demonstration(self, problem: Problem, *, rationale: bool = True) -> Sample:
+    def demonstration(self, problem: Problem, *, rationale: bool = True, answer_first: bool = False) -> Sample:
         """A problem with its gold response, which is learnt."""
         if problem.answer is None:
             raise WhetError(f"problem '{problem.id}' has no answer to learn from")
-        segments = self.prompt(problem) + self.response(problem.rationale if rationale else "", problem.answer)
+        response = self.response(problem.rationale if rationale else "", problem.answer)
+        if answer_first:
+            if self.style != "tags":  # in text the answer is what follows its mark, to the end
+                raise WhetError(f"an answer before its rationale cannot be read again in the style '{self.style}'; it takes a "
+                                "model with tags, such as the shipped base")  # fmt: skip
+            response.sort(key=lambda s: ("answer", "rationale", "eos").index(s.kind))
+        segments = self.prompt(problem) + response
         return Sample(segments, problem_id=problem.id, group_id=problem.id)
 
     # -- ids -> segments --------------------------------------------------------------------------------------------
@@ -155,6 +189,13 @@ class Format:
         return Response(text, answer, rationale, sample.ended)
 
     # -- inside -----------------------------------------------------------------------------------------------------
+    def _turn(self, message: Mapping[str, str]) -> dict[str, str]:
+        """A turn of the conversation. One that is given as `rationale` and `answer` reads as a response does."""
+        if "answer" not in message:
+            return dict(message)
+        response = self.response(message.get("rationale", ""), message["answer"], end=False)
+        return {"role": message["role"], "content": "".join(self.decode(s.ids) for s in response)}
+
     def _leading(self) -> list[int]:
         """Special tokens that the tokenizer itself puts before a text."""
         plain = self.tokenizer.encode("a", add_special_tokens=False)

@@ -8,6 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from whet.ranks import Ranks
+
+DEALT = ("flops", "sampled_tokens", "scored_tokens", "verifier_calls")  # of these each rank does a share
+
 
 @dataclass
 class Meter:
@@ -32,12 +36,28 @@ class Meter:
     verifier_calls: int = 0
     seconds: float = 0.0
 
+    def __post_init__(self) -> None:
+        self._summed = self.as_dict()
+
+    def sum(self, ranks: Ranks) -> None:
+        """Add what the other ranks did since the last time, so that the counts are the run's; its clock is the first
+        rank's."""
+        if ranks.size == 1:
+            return
+        own = {name: getattr(self, name) - self._summed[name] for name in DEALT}
+        own["seconds"] = self.seconds - self._summed["seconds"] if ranks.first else 0.0
+        for name, done in ranks.sum(own).items():
+            before = self._summed[name]
+            setattr(self, name, type(before)(before + done))
+        self._summed = self.as_dict()
+
     def as_dict(self) -> dict[str, float]:
         return asdict(self)
 
     def load(self, state: dict[str, float]) -> None:
         for key, value in state.items():
             setattr(self, key, value)
+        self._summed = self.as_dict()
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,16 @@ shifted here and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from whet.errors import WhetError
+from whet.models.layout import SHARE, SHORTEST
 from whet.records import Row, Sample
 
 
@@ -65,6 +68,12 @@ class Batch:
         tensors = (self.ids, self.mask, self.sequence, self.position, self.targets, self.weights, self.lengths)
         return Batch(self.samples, *(t.to(device) for t in tensors))
 
+    def wanted(self) -> list[list[int]]:
+        """The token ids of each sequence up to the one before its last learnt token: what has to be run."""
+        positions = iter(self.position.tolist())
+        ends = [max(itertools.islice(positions, n), default=0) for n in self.lengths.tolist()]
+        return [s.ids[:end] for s, end in zip(self.samples, ends, strict=True)]
+
     def values(self, name: str, dtype: torch.dtype = torch.float32) -> Tensor:
         """(N,) the samples' `per_token[name]` at the learnt tokens."""
         for sample in self.samples:
@@ -89,37 +98,83 @@ class Batch:
             start += n
 
 
+OVERHEAD = 64  # tokens: see `micro_batches`
+
+
+@dataclass
+class _Unit:
+    """Rows that stay together."""
+
+    rows: list[Row]
+    samples: list[Sample]
+    width: int  # the longest sample
+    prompt: tuple[int, ...]  # of the first sample; empty where sharing it is not worth it
+    tokens: int  # run where prompts are shared
+
+    @classmethod
+    def of(cls, rows: list[Row]) -> _Unit:
+        samples = [s for row in rows for s in row.all()]
+        prompts = [_prompt(s) for s in samples]
+        tokens = sum(len(s) - len(p) for s, p in zip(samples, prompts, strict=True)) + sum(map(len, set(prompts)))
+        return cls(rows, samples, max(map(len, samples)), prompts[0], tokens)
+
+
+def _prompt(sample: Sample) -> tuple[int, ...]:
+    length = sample.prompt_length
+    return tuple(sample.ids[:length]) if length >= max(SHORTEST, SHARE * len(sample)) else ()
+
+
 def micro_batches(
-    rows: Sequence[Row], token_budget: int, *, key: Callable[[Row], object] | None = None
-) -> list[list[Row]]:
-    """Split rows into micro-batches of at most `token_budget` padded tokens, longest first.
+    rows: Sequence[Row], token_budget: int, *, key: Callable[[Row], object] | None = None, packed: bool = False,
+    overhead: int = OVERHEAD,
+) -> list[list[Row]]:  # fmt: skip
+    """Split rows into micro-batches of at most `token_budget` tokens at the least cost.
 
     Rows that share `key(row)` stay together (terms that couple a group or a batch); a single unit larger than the
     budget is a micro-batch of its own. The loss is a sum over a count that is known beforehand, so that the gradient
     does not depend on how this splits.
+
+    Args:
+        token_budget: caps memory: tokens run through the layers, padded ones too.
+        packed: rows are run as a `Layout`: nothing is padded, and a prompt that follows itself is run once.
+        overhead: what a further micro-batch costs, in tokens. On a CPU, with 2.6 M parameters, it takes 3 ms and a token
+            0.18 ms, and matrix products are at full speed from some 200 tokens on; larger models pay less.
     """
-    units: dict[object, list[Row]] = {}
+    groups: dict[object, list[Row]] = {}
     for index, row in enumerate(rows):
-        units.setdefault(index if key is None else key(row), []).append(row)
-    width = {k: max(len(s) for row in unit for s in row.all()) for k, unit in units.items()}
-    size = {k: sum(1 for row in unit for _ in row.all()) for k, unit in units.items()}
-    batches: list[list[Row]] = []
-    current: list[Row] = []
-    sequences = longest = 0
-    for k in sorted(units, key=lambda k: -width[k]):  # stable: equal lengths keep their order
-        if current and (sequences + size[k]) * longest > token_budget:
-            batches.append(current)
-            current, sequences = [], 0
-        if not current:
-            longest = width[k]
-        current = current + units[k]
-        sequences += size[k]
-    return [*batches, current] if current else batches
+        groups.setdefault(index if key is None else key(row), []).append(row)
+    units = [_Unit.of(group) for group in groups.values()]
+    if packed:  # prompts side by side, those with the longest sequences first
+        longest: dict[tuple[int, ...], int] = {}
+        for unit in units:
+            longest[unit.prompt] = max(unit.width, longest.get(unit.prompt, 0))
+        units.sort(key=lambda u: (-longest[u.prompt], u.prompt, -u.width))
+    else:
+        units.sort(key=lambda u: -u.width)  # stable: equal lengths keep their order
+    cuts = _cuts(units, token_budget, packed, overhead)
+    return [[row for unit in units[a:b] for row in unit.rows] for a, b in itertools.pairwise(cuts)]
 
 
-def sample_batches(samples: Iterable[Sample], token_budget: int) -> list[list[Sample]]:
-    """The same for bare samples (scoring passes)."""
-    return [
-        [s for row in rows for s in row.all()]
-        for rows in micro_batches([Row({"response": s}) for s in samples], token_budget)
-    ]
+def _cuts(units: Sequence[_Unit], token_budget: int, packed: bool, overhead: int) -> list[int]:
+    """Where to cut the ordered units, so that tokens plus overheads are fewest."""
+    costs = [0.0] + [math.inf] * len(units)
+    came = [0] * (len(units) + 1)
+    for stop in range(1, len(units) + 1):
+        count = tokens = 0
+        for start in range(stop - 1, -1, -1):
+            unit = units[start]
+            count += len(unit.samples)
+            if packed:
+                shared = start < stop - 1 and unit.prompt == units[start + 1].prompt
+                tokens += unit.tokens - (len(unit.prompt) if shared else 0)
+            else:
+                tokens = count * unit.width
+            if tokens > token_budget and start < stop - 1:
+                break
+            cost = costs[start] + tokens + overhead
+            if cost <= costs[stop]:  # of equals the fewest
+                costs[stop], came[stop] = cost, start
+    cuts = [len(units)]
+    while cuts[-1]:
+        cuts.append(came[cuts[-1]])
+    return cuts[::-1]

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
+import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from whet.models import attention
 from whet.models.format import Format
+from whet.models.layout import Layout
 from whet.models.meter import Meter, Shapes, autocast
-from whet.records import Sample
+from whet.models.packing import OVERHEAD, micro_batches
+from whet.ranks import Ranks
+from whet.records import Row, Sample
 from whet.sampling.sampler import Request, Sampler
+
+log = logging.getLogger("whet")
+
+REARRANGED = 1.08  # what a token of a layout costs over one of a padded row: copies, and masks that skip nothing
 
 
 class Policy:
@@ -33,6 +44,7 @@ class Policy:
             the head applied to the decoder's output must give the model's own logits.
         peft: the PEFT wrapper around `model`, where adapters were injected.
         fresh_adapters: whether they were made by this run, so that the policy without them is its first one.
+        ranks: the processes that share its work.
     """
 
     def __init__(
@@ -51,6 +63,7 @@ class Policy:
         end_ids = [ends] if isinstance(ends, int) else list(ends or [])
         self.format = Format(tokenizer, style, fallback, end_ids)
         self.meter = Meter()
+        self.ranks = Ranks()
         self.sampler: Sampler | None = None
         self.checkpointing = False
         self.shapes = Shapes.of(model)
@@ -88,18 +101,28 @@ class Policy:
         """Recount after the set of trainable parameters changed."""
         self.shapes = Shapes.of(self.model)
 
+    def frozen(self) -> Policy:
+        """A copy that is not trained: with the weights and adapters of now, whatever becomes of this one."""
+        copied = copy.copy(self)
+        copied.model, copied.peft, copied.sampler = copy.deepcopy(self.model), None, None
+        copied.model.requires_grad_(False).eval()
+        return copied
+
     # -- forwards ---------------------------------------------------------------------------------------------------
-    def hidden(self, ids: Tensor, mask: Tensor | None = None, embeds: Tensor | None = None) -> Tensor:
+    def hidden(
+        self, ids: Tensor, mask: Tensor | None = None, embeds: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:  # fmt: skip
         """(B, T, H) last hidden states, the final norm applied.
 
         Args:
             ids: (B, T) right-padded token ids. A causal model never looks right, so padding needs no mask.
             mask: (B, T) bool; False is not attended to. Only views that hide tokens need it.
             embeds: (B, T, H) input embeddings that replace those of `ids`.
+            positions: (B, T) each token's position, where it is not its place in the row: hidden tokens can take none.
         """
-        self._count(ids.shape[0], ids.shape[1], 0)
+        self._count(ids.numel(), ids.shape[1], 0)
         with autocast(self.device, self.mixed):
-            return self.decoder(**self._inputs(ids, mask, embeds)).last_hidden_state
+            return self.decoder(**self._inputs(ids, mask, embeds, positions)).last_hidden_state
 
     def head(self, hidden: Tensor) -> Tensor:
         """(..., V) logits of hidden states (..., H)."""
@@ -109,11 +132,59 @@ class Policy:
             logits = torch.tanh(logits / self._softcap) * self._softcap
         return logits
 
-    def logits(self, ids: Tensor, mask: Tensor | None = None, embeds: Tensor | None = None) -> Tensor:
+    def logits(
+        self, ids: Tensor, mask: Tensor | None = None, embeds: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:  # fmt: skip
         """(B, T, V) logits by the model's own forward; for architectures whose head cannot be applied in chunks."""
-        self._count(ids.shape[0], ids.shape[1], ids.numel())
+        self._count(ids.numel(), ids.shape[1], ids.numel())
         with autocast(self.device, self.mixed):
-            return self.model(**self._inputs(ids, mask, embeds)).logits
+            return self.model(**self._inputs(ids, mask, embeds, positions)).logits
+
+    # -- packing ----------------------------------------------------------------------------------------------------
+    @cached_property
+    def packs(self) -> bool:
+        """Whether sequences can be run as a `Layout`: without padding, common beginnings once. It is measured once."""
+        inexact = self.mixed or self.dtype.itemsize < 4
+        reason = "its head cannot be separated" if not self.chunked else None
+        training = self.model.training
+        self.model.eval()
+        try:
+            with autocast(self.device, self.mixed):
+                reason = reason or attention.disagreement(self.model, self.decoder, 0.1 if inexact else 1e-3)
+        finally:
+            self.model.train(training)
+        if reason:
+            log.info("training: plain padding, prompts are not shared; %s: %s", type(self.model).__name__, reason)
+        return reason is None
+
+    def layout(self, sequences: Sequence[Sequence[int]]) -> Layout | None:
+        """How to run token sequences at the least estimated cost; None is right-padded."""
+        width = max(map(len, sequences), default=0)
+        if not self.packs or not width:
+            return None
+        layout = Layout.of(sequences, self.device)
+        cost = self.shapes.forward(len(layout), layout.pairs / len(layout))
+        padded = self.shapes.forward(len(sequences) * width, width)
+        return layout if REARRANGED * cost < padded else None
+
+    def laid_out(self, layout: Layout) -> Tensor:
+        """(N, H) last hidden states of a layout's tokens, the final norm applied."""
+        self._count(len(layout), layout.pairs / len(layout), 0)
+        with autocast(self.device, self.mixed):
+            return attention.forward(self.model, self.decoder, layout)
+
+    def micro_batches(
+        self,
+        rows: Sequence[Row],
+        token_budget: int,
+        key: Callable[[Row], object] | None = None,
+        *,
+        padded: bool = False,
+    ) -> list[list[Row]]:
+        """Rows cut as this model runs them best; `padded` where a view keeps them from being packed."""
+        # a GPU waits for the launches of a micro-batch's kernels, in which it could run some hundred tokens
+        overhead = OVERHEAD if self.device.type == "cpu" else 8 * OVERHEAD
+        return micro_batches(rows, token_budget, key=key, packed=self.packs and not padded, overhead=overhead)
 
     def count_head(self, tokens: int) -> None:
         """Count the vocabulary projection of `tokens` learnt tokens."""
@@ -146,16 +217,22 @@ class Policy:
 
     # -- sampling ---------------------------------------------------------------------------------------------------
     def sample(self, requests: Sequence[Request], on_token: Any = None) -> list[list[Sample]]:
-        """Answers to each request, cut into segments by the format (dropout off, no gradient)."""
+        """Answers to each request, cut into segments by the format (dropout off, no gradient).
+
+        An answer depends on its request alone, so that each rank may answer a share of them.
+        """
         if self.sampler is None:
             from whet.sampling import choose_sampler
 
             self.sampler = choose_sampler(self)
+        sampler = self.sampler
         training = self.model.training
         self.model.eval()
         try:
             with torch.no_grad():
-                return self.sampler.sample(self, requests, on_token)
+                return self.ranks.map(
+                    lambda own: sampler.sample(self, own, on_token), requests, cost=lambda request: len(request.seeds)
+                )
         finally:
             self.model.train(training)
 
@@ -167,19 +244,25 @@ class Policy:
         (self.peft or self.model).save_pretrained(folder, safe_serialization=True)
         self.tokenizer.save_pretrained(folder)
         note = {"style": self.format.style, "fallback": self.format.fallback}
+        if self.format.condition:
+            note["condition"] = self.format.condition
         (folder / "whet.json").write_text(json.dumps(note))
 
     # -- inside -----------------------------------------------------------------------------------------------------
-    def _inputs(self, ids: Tensor, mask: Tensor | None, embeds: Tensor | None) -> dict[str, Any]:
+    def _inputs(
+        self, ids: Tensor, mask: Tensor | None, embeds: Tensor | None, positions: Tensor | None = None
+    ) -> dict[str, Any]:  # fmt: skip
         source = {"input_ids": ids} if embeds is None else {"inputs_embeds": embeds}
+        if positions is not None:
+            source["position_ids"] = positions
         return {**source, "attention_mask": None if mask is None else mask.long(), "use_cache": False}
 
-    def _count(self, sequences: int, width: int, head_tokens: int) -> None:
-        shapes, tokens = self.shapes, sequences * width
-        cost = shapes.forward(tokens, width, head_tokens)
+    def _count(self, tokens: int, keys: float, head_tokens: int) -> None:
+        shapes = self.shapes
+        cost = shapes.forward(tokens, keys, head_tokens)
         if torch.is_grad_enabled():
-            cost += shapes.backward(tokens, width, head_tokens)
-            cost += shapes.forward(tokens, width) if self.checkpointing else 0.0
+            cost += shapes.backward(tokens, keys, head_tokens)
+            cost += shapes.forward(tokens, keys) if self.checkpointing else 0.0
         self.meter.flops += cost
 
     @torch.no_grad()

@@ -7,9 +7,10 @@ chunk at a time, and recomputed in the backward when keeping it would cost memor
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -17,10 +18,13 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from whet.errors import WhetError
+from whet.models.layout import Index
 from whet.models.packing import Batch
 from whet.models.policy import Policy
 from whet.objectives.views import Clean, View
 from whet.records import Row
+
+log = logging.getLogger("whet")
 
 Scope = Callable[[], contextlib.AbstractContextManager[Any]]
 
@@ -171,6 +175,8 @@ class Context:
         seed: the step's seed, for views that draw.
         temperature: divides logits in every forward.
         budget: the generation budget of the `constant` normaliser, in tokens.
+        step, steps: optimizer steps done in the stage and to be done in it, for schedules.
+        together: roles whose samples are run together where one of them is asked for, as they may share prompts.
     """
 
     rows: Sequence[Row]
@@ -179,8 +185,12 @@ class Context:
     seed: int = 0
     temperature: float = 1.0
     budget: int = 0
+    step: float = 0.0
+    steps: int = 1
+    together: frozenset[str] = frozenset()
     logs: dict[str, list[Tensor]] = field(default_factory=dict)
     _batches: dict[str, Batch] = field(default_factory=dict)
+    _views: dict[Any, View] = field(default_factory=dict)
     _forwards: dict[Any, Forward] = field(default_factory=dict)
 
     @property
@@ -198,7 +208,7 @@ class Context:
 
     def forward(self, name: str, view: View | None = None, who: str = "policy", grad: bool = True) -> Forward:
         """Run (or share) a forward over the samples of a role."""
-        view = view or Clean()
+        view = self._resolve(name, view or Clean())
         grad = grad and who == "policy" and torch.is_grad_enabled()
         key = (name, view, who, grad)
         if key not in self._forwards:
@@ -208,8 +218,19 @@ class Context:
             # where the reference is the policy itself, its forward runs with the adapters off
             scope = policy.adapters_off if who != "policy" and policy is self.policy else contextlib.nullcontext
             with torch.set_grad_enabled(grad):
-                self._forwards[key] = run(policy, batch, view, self.seed, self.temperature, scope)
+                if isinstance(view, Clean) and grad and name in self.together:
+                    names = sorted(r for r in self.together if any(row.get(r) for row in self.rows))
+                    found = run_together(policy, [self.batch(n) for n in names], self.temperature, scope)
+                    self._forwards |= {(n, view, who, grad): f for n, f in zip(names, found, strict=True)}
+                else:
+                    self._forwards[key] = run(policy, batch, view, self.seed, self.temperature, scope)
         return self._forwards[key]
+
+    def _resolve(self, name: str, view: View) -> View:
+        """The view as it is at this step; asked for once, or two terms would not share its forward."""
+        if (name, view) not in self._views:
+            self._views[name, view] = view.at(self, name)
+        return self._views[name, view]
 
     def reference_logprobs(self, name: str) -> Tensor:
         """(N,) log-probs of the reference; read from the samples where they were scored beforehand."""
@@ -242,16 +263,55 @@ def run(
     policy: Policy, batch: Batch, view: View, seed: int, temperature: float, scope: Scope = contextlib.nullcontext
 ) -> Forward:
     """A forward of a policy over a batch under a view; without a gradient where none is enabled now."""
+    if isinstance(view, Clean):
+        return run_together(policy, [batch], temperature, scope)[0]
+    if policy.packs:
+        _say_padded(type(view).__name__)
+    return _padded(policy, batch, view, seed, temperature, scope)
+
+
+def run_together(
+    policy: Policy, batches: Sequence[Batch], temperature: float, scope: Scope = contextlib.nullcontext
+) -> list[Forward]:
+    """Forwards over batches as they are. What sequences of any of them begin with alike is run once, where that pays."""
+    sequences = [ids for batch in batches for ids in batch.wanted()]
+    layout = policy.layout(sequences)
+    if layout is None:
+        return [_padded(policy, batch, Clean(), 0, temperature, scope) for batch in batches]
+    with scope():
+        states = policy.laid_out(layout)
+    forwards, first = [], 0
+    for batch in batches:
+        hidden = Index.of(layout.find(batch.sequence + first, batch.position - 1)).gather(states)
+        forwards.append(_made(policy, batch, hidden, None, temperature, scope))
+        first += len(batch.samples)
+    return forwards
+
+
+def _padded(policy: Policy, batch: Batch, view: View, seed: int, temperature: float, scope: Scope) -> Forward:
+    before = batch.position - 1
+    hidden = logits = None
+    with scope(), view.around(policy, batch, seed):
+        seen = view.see(policy, batch, seed)
+        if policy.chunked:
+            hidden = policy.hidden(seen.ids, seen.mask, seen.embeds, seen.positions)[batch.sequence, before]
+        else:
+            logits = policy.logits(seen.ids, seen.mask, seen.embeds, seen.positions)[batch.sequence, before]
+    return _made(policy, batch, hidden, logits, temperature, scope)
+
+
+def _made(
+    policy: Policy, batch: Batch, hidden: Tensor | None, logits: Tensor | None, temperature: float, scope: Scope
+) -> Forward:
+    """The forward of the states that were found, counted."""
     grad = torch.is_grad_enabled()
     if not grad:
         policy.meter.scored_tokens += int(batch.mask.sum())
-    before = batch.position - 1
-    hidden = logits = None
-    with scope():
-        seen = view.see(policy, batch, seed)
-        if policy.chunked:
-            hidden = policy.hidden(seen.ids, seen.mask, seen.embeds)[batch.sequence, before]
-            policy.count_head(len(batch.targets))
-        else:
-            logits = policy.logits(seen.ids, seen.mask, seen.embeds)[batch.sequence, before]
+    if hidden is not None:
+        policy.count_head(len(batch.targets))
     return Forward(policy, batch, hidden, logits, temperature, grad=grad, scope=scope)
+
+
+@cache
+def _say_padded(view: str) -> None:
+    log.info("training: plain padding under the view %s, prompts are not shared", view)

@@ -23,7 +23,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from whet.errors import WhetError
+from whet.models.policy import Policy
 from whet.objectives.forward import NORMALISERS, Context
+from whet.objectives.views import View
 from whet.records import Row
 
 
@@ -56,6 +58,7 @@ class Term:
             of a group, `batch` everything.
         needs: what must be prepared: `reference` (a frozen model), or written into `per_token`: `reference_logprob`,
             `old_logprob`, `old_value`.
+        view: what its forwards read; None for the samples as they are, whose prompts can be shared.
         scope: `rows` (each micro-batch) or `parameters` (once an optimizer step, without rows).
     """
 
@@ -64,7 +67,11 @@ class Term:
     normalise: str = "token"
     couples: ClassVar[str] = "token"
     needs: frozenset[str] = frozenset()
+    view: View | None = None
     scope: ClassVar[str] = "rows"
+
+    def check(self, policy: Policy) -> None:
+        """Refuse a model that the term cannot learn with. Called before anything runs."""
 
     def count(self, rows: Sequence[Row], budget: int = 0) -> float:
         return count(self.normalise, rows, self.roles, budget)
@@ -115,6 +122,21 @@ class Objective:
     @property
     def roles(self) -> set[str]:
         return {r for _, t in self.terms for r in t.roles}
+
+    @property
+    def together(self) -> frozenset[str]:
+        """The roles that terms read as they are: their samples are run together."""
+        return frozenset(r for _, t in self.terms if t.view is None for r in t.roles)
+
+    @property
+    def padded(self) -> bool:
+        """Whether a term changes what it reads, so that its samples are run padded."""
+        return any(t.view is not None for _, t in self.terms)
+
+    def check(self, policy: Policy) -> None:
+        """Refuse a model that a term cannot learn with."""
+        for _, term in self.terms:
+            term.check(policy)
 
     def active(self, rows: Sequence[Row]) -> bool:
         """Whether any row term has something to learn."""

@@ -16,11 +16,12 @@ import json
 import pkgutil
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from whet.errors import WhetError, unknown
+from whet.sources import Answering
 from whet.tasks import Task
 from whet.training.stage import Stage
 
@@ -30,7 +31,8 @@ HOW_TO_PROVIDE = {
     "verifier": "rows with an `answer` that a --verifier can check",
     "preferences": "rows with `chosen` and `rejected`",
     "choices": "rows with `choices`",
-    "plans": "a task that writes plans",
+    "choice rationales": "rows with `choice_rationales`, one for each choice, or rationales=start",
+    "plans": "rows with a `plan`",
     "corruptions": "a task with a corruptor",
     "unlimited": "a task that generates problems",
 }
@@ -47,18 +49,24 @@ PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
 
 @dataclass
 class Recipe:
-    """What a recipe function returns: the stages of a run, in order."""
+    """What a recipe function returns.
+
+    Attributes:
+        stages: of a run, in order.
+        answering: how the trained policy's answers come about, in every evaluation.
+    """
 
     stages: list[Stage]
+    answering: Answering = field(default_factory=Answering)
 
     def check(self, task: Task) -> None:
         """Refuse a task that lacks what a stage needs, by name and with the way to provide it."""
-        have = task.provides()
         for stage in self.stages:
             stage.check()
-            for need in sorted(stage.needs() - have):
-                raise WhetError(f"stage '{stage.name}' needs {need} and task '{task.name}' has none: provide "
-                                f"{HOW_TO_PROVIDE.get(need, need)}")  # fmt: skip
+            for source in stage.problems.tasks(task):
+                for need in sorted(stage.needs() - source.provides()):
+                    raise WhetError(f"stage '{stage.name}' needs {need} and task '{source.name}' has none: provide "
+                                    f"{HOW_TO_PROVIDE.get(need, need)}")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,7 @@ class Entry:
         paper: slug of its paper (`whet papers`), empty where it has none.
         parent: the recipe whose arguments it takes besides its own.
         defaults: where it differs from its parent's.
+        task: what it runs on where no task is named.
     """
 
     name: str
@@ -86,6 +95,7 @@ class Entry:
     paper: str
     parent: str
     defaults: dict[str, Any]
+    task: str = "chain-sum"
 
     @cached_property
     def arguments(self) -> dict[str, Argument]:
@@ -125,12 +135,12 @@ _REGISTRY: dict[str, Entry] = {}
 
 
 def recipe(
-    paper: str = "", parent: str = "", name: str = "", defaults: dict[str, Any] | None = None
+    paper: str = "", parent: str = "", name: str = "", defaults: dict[str, Any] | None = None, task: str = "chain-sum"
 ) -> Callable[[Callable[..., Recipe]], Entry]:
     """Register a recipe function under its own name (underscores become hyphens)."""
 
     def decorate(build: Callable[..., Recipe]) -> Entry:
-        entry = Entry(name or build.__name__.replace("_", "-"), build, paper, parent, defaults or {})
+        entry = Entry(name or build.__name__.replace("_", "-"), build, paper, parent, defaults or {}, task)
         if entry.name in _REGISTRY and _REGISTRY[entry.name].build.__module__ != build.__module__:
             raise WhetError(f"two recipes are called '{entry.name}'")
         _REGISTRY[entry.name] = entry

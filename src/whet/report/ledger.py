@@ -18,7 +18,7 @@ from typing import Any
 from whet.errors import WhetError
 from whet.papers import paper
 from whet.report.numbers import NONE, interval, known, name, number, p_value
-from whet.report.tables import negated
+from whet.report.tables import forgetting_notes, forgotten, negated
 
 MADE = "<!-- made by `python -m whet.report.ledger` from results/: do not edit -->"
 START = "start"
@@ -140,6 +140,12 @@ def _study(slug: str, scale: str, v: Mapping[str, Any]) -> list[str]:
         if "p" in d:
             lines.append(_row(pair.replace(" - ", " – "), _with_interval(main, d, signed=True), p_value(d["p"]),
                               p_value(d["p_corrected"])))  # fmt: skip
+    forgot = v["forgetting"]
+    if made := forgotten(forgot, list(v["arms"])):
+        lines += ["", _row("forgetting", *made.heads[1:]), _row(*["---"] * len(made.heads))]
+        lines += [_row(*(f"{c.text} ({c.more})" if c.more else c.text for c in row)) for row in made.rows]
+    for note in forgetting_notes(forgot):
+        lines += ["", _escape(note)]
     if known(v["detectable"][main]):
         lines += ["", f"The smallest true difference that every pair of arms would have shown (80 % power): "
                       f"{v['detectable'][main]:.3f}."]  # fmt: skip

@@ -5,7 +5,9 @@ const { config, specs } = JSON.parse(document.getElementById("charts").textConte
 for (const place of document.querySelectorAll("[data-chart]")) {
   // ast: expressions are interpreted, because the page's policy forbids eval
   const options = { config, actions: false, renderer: "svg", ast: true, defaultStyle: false, tooltip: { disableDefaultStyle: false } };
-  vegaEmbed(place, specs[place.dataset.chart], options).catch((problem) => console.error(problem));
+  // Vega puts its description in the place of the label that the page has written
+  const spec = { ...specs[place.dataset.chart], description: place.getAttribute("aria-label") };
+  vegaEmbed(place, spec, options).catch((problem) => console.error(problem));
 }
 
 const PAGE = 12; // answers that are shown at once

@@ -143,8 +143,9 @@ def of_comparison(comparison: ComparisonData, name: str) -> Section:
     made.tables = [tables.ranked(comparison)]
     if len(arms) > 1:
         made.tables.append(tables.differences(comparison))
-    sweep = tables.sweeps(comparison)
-    made.tables += [sweep] if sweep else []
+    for more in (tables.forgotten(results.get("forgetting"), [arm["arm"] for arm in arms]), tables.sweeps(comparison)):
+        made.tables += [more] if more else []
+    made.remarks += tables.forgetting_notes(results.get("forgetting"))
     start = results["start"]
     rows = [{"arm": arm["arm"], **arm["metrics"]["accuracy"]} for arm in arms]
     made.results.append(charts.intervals("Accuracy on test", rows, start.get("accuracy", {}).get("value"), colours))

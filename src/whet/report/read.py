@@ -18,7 +18,16 @@ from whet.runs import RunFolder
 # settings that change speed, memory or where a run is, but not what it is: runs that differ in them are of one group
 IRRELEVANT = {"seed", "device", "threads", "token_budget", "activation_checkpointing", "save_every", "track"}
 
-MEASURING = {"eval_every", "evaluations", "validation_n", "test_n", "k", "others", "others_n"}  # named only if need be
+MEASURING = {
+    "eval_every",
+    "evaluations",
+    "validation_n",
+    "test_n",
+    "k",
+    "others",
+    "others_n",
+    "others_look_n",
+}  # named only if need be
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,37 @@ def ranked(comparison: ComparisonData) -> Table:
     return made
 
 
+def forgotten(found: Mapping[str, Any] | None, arms: Sequence[str]) -> Table | None:
+    """Accuracy lost on other tasks at equal steps and at equal accuracy; None where nothing was looked at."""
+    if not found or not found["at_steps"]:
+        return None
+    target = found["at_accuracy"]
+    there = target["arms"] if target else {}
+    made = Table(["arm", f"at {found['at_steps']['steps']:.0f} steps",
+                  f"at accuracy {target['accuracy']:.3f}" if target else "at equal accuracy", "steps there",
+                  "FLOPs there"], caption="Forgetting: accuracy lost on other tasks", dense=True)  # fmt: skip
+    for arm in arms:
+        own = there.get(arm)
+        made.rows.append([
+            Cell(arm), _value("forgetting", found["at_steps"]["arms"][arm]), _value("forgetting", own),
+            Cell(f"{own['step']:.0f}" if own else NONE), Cell(amount(own["flops"]) if own else NONE),
+        ])  # fmt: skip
+    return made
+
+
+def forgetting_notes(found: Mapping[str, Any] | None) -> list[str]:
+    """Which tasks forgetting is of, and which arm could not be compared."""
+    if not found or not found["tasks"]:
+        return []
+    looks = f", {found['look_n']} where arms are equal" if found["at_steps"] else ""
+    said = [f"Forgetting is the accuracy lost on {', '.join(found['tasks'])} ({found['suite'] or 'tasks of its own choice'}): "
+            f"{found['n']} problems of each at the end{looks}."]  # fmt: skip
+    said += [f"At equal steps and accuracy: {found['why']}."] if found["why"] else []
+    missed = found["at_accuracy"]["missed"] if found["at_accuracy"] else {}
+    return said + [f"{arm} does not come to the accuracy that the others are compared at: {why}."
+                   for arm, why in missed.items()]  # fmt: skip
+
+
 def differences(comparison: ComparisonData, metric: str = "accuracy") -> Table:
     """Every pair of arms, the better one first."""
     made = Table([f"difference in {name(metric)}", "", "p", "p, corrected"])
@@ -176,10 +207,9 @@ def _pooled(found: Sequence[Any]) -> dict[str, Any]:
     values = [_number(f) for f in found]
     if not all(map(known, values)):
         return {"value": None}
-    pooled = _plain(over_seeds(values))  # type: ignore[arg-type]
-    if all(isinstance(f, Mapping) for f in found):  # a share: what has an interval of its own
-        pooled |= {"low": max(0.0, pooled["low"]), "high": min(1.0, pooled["high"])}
-    return pooled
+    pooled = over_seeds(values)  # type: ignore[arg-type]
+    shares = all(isinstance(f, Mapping) for f in found)  # what has an interval of its own
+    return _plain(pooled.as_share() if shares else pooled)
 
 
 def _moved(before: Sequence[Any], after: Sequence[Any]) -> dict[str, Any]:

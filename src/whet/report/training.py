@@ -39,7 +39,7 @@ def training_charts(groups: Sequence[Group], colours: Colours) -> list[Chart]:
         _of(groups, colours, "Entropy of a token", [("entropy", "")]),
         *_each(groups, colours, "KL", [key for key in _keys(groups) if _is_kl(key) and _ever(groups, key)]),
         *(_of(groups, colours, title, [(key, "")], share=True) for key, title in GUARDS.items() if _ever(groups, key)),
-        *_each(groups, colours, "Loss", [k for k in _keys(groups) if k.startswith("loss/") and not _is_kl(k)]),
+        *_each(groups, colours, "Loss", [k for k in _keys(groups) if "loss/" in k and not _is_kl(k)]),
         _of(groups, colours, "Norm of the gradient", [("grad_norm", "")]),
         charts.time_split({group.label: _seconds(group) for group in groups}),
     ]

@@ -95,7 +95,8 @@ def _disagreement(policy: Policy) -> str | None:
     import torch
 
     from whet.models.meter import Meter
-    from whet.sampling.native import NativeSampler, unsupported
+    from whet.sampling.module import unsupported
+    from whet.sampling.native import NativeSampler
 
     reason = unsupported(policy)
     if reason is not None:

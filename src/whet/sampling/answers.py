@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from whet.errors import WhetError
 from whet.records import Sample
@@ -99,18 +100,39 @@ def stopped(policy: Policy, ids: list[int], stop: Sequence[str]) -> bool:
     return any(s in tail for s in stop)
 
 
+BLOCK = 64  # tokens whose probabilities are summed before the cumulative distribution is searched
+
+
 class Draw:
     """Draws the next token of many answers, each with its own settings, by inverting the cumulative distribution.
 
     Token t of an answer is the first whose cumulative probability exceeds u_t, the t-th number of a generator seeded
     with the answer's seed. The numbers are drawn on the CPU in double precision, whatever the model's precision and
-    device, so that no other answer and no batch shape enters.
+    device, and rows are worked on apart, so that no other answer and no batch shape enters.
     """
 
     def __init__(self, answers: Sequence[Answer], device: torch.device) -> None:
-        settings = [a.settings for a in answers]
+        self.device = device
+        self.uniforms = torch.zeros(0, 0, dtype=torch.float64, device=device)
+        self._settings: list[SamplingSettings] = []
+        self.extend(answers)
+
+    def extend(self, answers: Sequence[Answer]) -> None:
+        """Further answers, behind the others."""
+        new = self._uniforms(answers).to(self.device)
+        width = max(self.uniforms.shape[1], new.shape[1])
+        self.uniforms = torch.cat([pad(u, (0, width - u.shape[1])) for u in (self.uniforms, new)])
+        self._read([*self._settings, *(a.settings for a in answers)])
+
+    def keep(self, order: Sequence[int]) -> None:
+        """Answer i is the one that was `order[i]`."""
+        self.uniforms = self.uniforms[torch.tensor(order, dtype=torch.long, device=self.device)]
+        self._read([self._settings[o] for o in order])
+
+    def _read(self, settings: list[SamplingSettings]) -> None:
+        self._settings, device = settings, self.device
         hot = [s.temperature > 0 for s in settings]
-        self.greedy = torch.tensor([not h for h in hot], device=device)
+        self.greedy = torch.tensor([not h for h in hot], dtype=torch.bool, device=device)
         self.any_greedy, self.any_hot = not all(hot), any(hot)
         self.temperature = torch.tensor([s.temperature or 1.0 for s in settings], device=device)
         self.tempered = any(s.temperature not in (0.0, 1.0) for s in settings)
@@ -118,56 +140,68 @@ class Draw:
         top_k = [s.top_k if h else 0 for s, h in zip(settings, hot, strict=True)]
         top_p = [s.top_p if h else 1.0 for s, h in zip(settings, hot, strict=True)]
         self.truncated = any(top_k) or any(p < 1 for p in top_p)
-        self.widest = max(top_k) if all(top_k) else None
+        self.widest = max(top_k) if top_k and all(top_k) else None
         self.top_k = torch.tensor(top_k, device=device)
         # 1.0 keeps everything even where rounding lifts a cumulative sum above it
         self.top_p = torch.tensor([p if p < 1 else 2.0 for p in top_p], device=device)
-        self.uniforms = self._uniforms(answers).to(device)
 
-    def __call__(self, logits: Tensor, rows: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(self, logits: Tensor, steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Token, its log-probability, and the entropy of the distribution it was drawn from: (R,) each.
 
         Args:
             logits: (R, V).
-            rows: (R,) which answers these are.
-            step: number of tokens that they have so far.
+            steps: (R,) number of tokens that each answer has so far.
         """
         if logits.dtype != torch.float64:
             logits = logits.float()
         if self.tempered:
-            logits = logits / self.temperature[rows, None].to(logits.dtype)
+            logits = logits / self.temperature[:, None].to(logits.dtype)
         if self.truncated:
-            logits = self._truncate(logits, rows)
-        logprobs = logits.log_softmax(-1)
-        probs = logprobs.exp()
-        entropy = -torch.linalg.vecdot(probs, logprobs)
+            logits = self._truncate(logits)
+        probs = logits.softmax(-1)
         if self.any_hot:
-            cumulative = probs.cumsum(-1, dtype=torch.float64)
-            point = self.uniforms[rows, step, None] * cumulative[:, -1:]
-            # clamped for logits that are not finite, which `Answer.sample` refuses
-            token = torch.searchsorted(cumulative, point, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+            token = self._invert(probs, self.uniforms.gather(1, steps[:, None]))
             if self.any_greedy:
-                token = torch.where(self.greedy[rows], logits.argmax(-1), token)
+                token = torch.where(self.greedy, logits.argmax(-1), token)
         else:
             token = logits.argmax(-1)
-        return token, logprobs.gather(-1, token[:, None])[:, 0], entropy
+        logprob = probs.gather(-1, token[:, None]).log()
+        # entropy = log Z - E[logit], and log Z from the drawn token: no further pass over the vocabulary
+        entropy = (logits.gather(-1, token[:, None]) - logprob)[:, 0] - torch.linalg.vecdot(probs, logits)
+        return token, logprob[:, 0], entropy
 
-    def _truncate(self, logits: Tensor, rows: Tensor) -> Tensor:
+    @staticmethod
+    def _invert(probs: Tensor, uniforms: Tensor) -> Tensor:
+        """(R,) the first token whose cumulative probability exceeds its uniform number, by blocks of the vocabulary."""
+        rows, width = probs.shape
+        blocks = pad(probs, (0, -width % BLOCK)).view(rows, -1, BLOCK)
+        cumulative = blocks.sum(-1).cumsum(-1, dtype=torch.float64)
+        point = uniforms * cumulative[:, -1:]
+        # clamped for probabilities that are not finite, which `Answer.sample` refuses
+        block = torch.searchsorted(cumulative, point, right=True).clamp(max=blocks.shape[1] - 1)
+        before = torch.where(block > 0, cumulative.gather(1, (block - 1).clamp(min=0)), 0.0)
+        inside = blocks.gather(1, block[:, :, None].expand(-1, -1, BLOCK))[:, 0].cumsum(-1, dtype=torch.float64)
+        # the block's sum is rounded: its last token takes what is left over
+        point = torch.minimum(point - before, inside[:, -1:].nextafter(inside.new_zeros(())))
+        token = block * BLOCK + torch.searchsorted(inside, point, right=True)
+        return token[:, 0].clamp(max=width - 1)
+
+    def _truncate(self, logits: Tensor) -> Tensor:
         """Top-k, then top-p of what is left; ties with the last kept token stay. A finite floor keeps 0 x log 0 = 0."""
         width = logits.shape[-1]
         ranked = logits.topk(min(self.widest or width, width)).values
-        top_k = self.top_k[rows, None]
+        top_k = self.top_k[:, None]
         last = ranked.gather(-1, torch.where(top_k > 0, top_k, width).clamp(max=ranked.shape[-1]) - 1)
         kept = ranked >= last
         probs = ranked.masked_fill(~kept, -torch.inf).softmax(-1)
         above = probs.cumsum(-1) - probs
-        kept &= above < self.top_p[rows, None]
+        kept &= above < self.top_p[:, None]
         cut = ranked.masked_fill(~kept, torch.inf).amin(-1, keepdim=True)
         return logits.masked_fill(logits < cut, torch.finfo(logits.dtype).min)
 
     @staticmethod
     def _uniforms(answers: Sequence[Answer]) -> Tensor:
-        uniforms = torch.zeros(len(answers), max(a.limit for a in answers), dtype=torch.float64)
+        uniforms = torch.zeros(len(answers), max((a.limit for a in answers), default=0), dtype=torch.float64)
         generator = torch.Generator()
         for row, answer in zip(uniforms, answers, strict=True):
             if answer.settings.temperature > 0:

@@ -96,7 +96,6 @@ class _Drawing(LogitsProcessor):
     def __init__(self, policy: Policy, answers: list[Answer], on_token: Callable[[int, int], None] | None) -> None:
         self.policy, self.answers, self.on_token = policy, answers, on_token
         self.draw = Draw(answers, policy.device)
-        self.rows = torch.arange(len(answers), device=policy.device)
         self.drawn: list[tuple[Tensor, Tensor, Tensor]] = []
         self.ids: list[list[int]] = [[] for _ in answers]
         self.live = [True] * len(answers)
@@ -108,7 +107,8 @@ class _Drawing(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if not any(self.live):  # `generate` may run one step ahead of its stopping criteria
             return scores
-        token, logprob, entropy = self.draw(scores, self.rows, len(self.drawn))
+        steps = torch.full((len(self.answers),), len(self.drawn), device=scores.device)
+        token, logprob, entropy = self.draw(scores, steps.clamp(max=self.draw.uniforms.shape[1] - 1))
         self.drawn.append((token, logprob.float(), entropy.float()))
         for row, t in enumerate(token.tolist()):
             if not self.live[row]:

@@ -1,28 +1,67 @@
-"""NativeSampler: cached decoding with the Hugging Face module itself, many answers at a time.
+"""NativeSampler: cached decoding, many answers at a time.
 
-What it does beyond `generate`: a prompt is run once however many answers it has; the cache is a buffer that grows by
-blocks; finished answers leave the batch; each answer has its own settings and its own random numbers.
+What it does beyond `generate`: a prompt is run once however many answers it has, and a long one is kept once too; a step
+of a known architecture costs little beyond its matrix products (`fused.FusedEngine`; `module.ModuleEngine` runs the
+Hugging Face module for the others); finished answers leave the batch and waiting ones take their places; each answer has
+its own settings and its own random numbers.
+
+Decoding is done in the policy's own precision: `dtype=mixed` runs sampling *and* learning in bf16, so that the two still
+agree. `precision="auto"` measures once whether bf16 products are faster here and agree with the policy's own log-probs;
+it is not the default, since it changes which answers a seed gives.
 """
 
 from __future__ import annotations
 
-import inspect
+import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
 
-from whet.models.meter import autocast
 from whet.records import Sample
 from whet.sampling.answers import Answer, Draw, answers_of, stopped
+from whet.sampling.fused import FusedEngine
+from whet.sampling.layers import Layers, Unreadable, read
+from whet.sampling.module import ModuleEngine
+from whet.sampling.precision import measured
 from whet.sampling.sampler import Request
 
 if TYPE_CHECKING:
     from whet.models.policy import Policy
 
-KEEP = 0.75  # the batch is compacted when no more than this share of its rows still runs
+log = logging.getLogger("whet")
+
+SHARED = 64  # prompts of groups are kept once, not copied, from so many tokens on
+
+
+class Engine(Protocol):
+    """Rows of answers over a key-value cache.
+
+    Attributes:
+        joins: whether rows can be admitted while others run.
+        slack: finished rows are removed when they are at least this share.
+        tokens: keys and values that it holds for prompts, in tokens.
+    """
+
+    joins: bool
+    slack: float
+
+    @property
+    def tokens(self) -> int: ...
+    def __len__(self) -> int: ...
+    def admit(self, prompts: Sequence[tuple[int, ...]]) -> Tensor:
+        """(n, V) logits after the prompts, whose rows stand behind the others from now on."""
+        ...
+
+    def step(self, token: Tensor) -> Tensor:
+        """(R, V) logits after one more token a row."""
+        ...
+
+    def keep(self, order: Sequence[int]) -> None:
+        """Row i is the row that was `order[i]`; the others leave."""
+        ...
 
 
 class NativeSampler:
@@ -32,225 +71,228 @@ class NativeSampler:
         batch_size: most answers decoded together.
         cache_bytes: most memory of their keys and values, estimated from prompt and budget; None: 4 GiB on a CPU, a
             third of the memory that is free on a GPU.
+        graphs: on a GPU, capture the decoding step in CUDA graphs. Off until it has been measured on one.
+        precision: `policy`, or `auto`: bf16 products where they are measured to be faster and close enough.
+
+    Attributes:
+        engine: how the last call decoded: `fused` or `module`, and why.
+        dtype: of products, keys and values, once it was measured.
     """
 
     name = "native"
 
-    def __init__(self, batch_size: int = 512, cache_bytes: int | None = None) -> None:
+    def __init__(
+        self, batch_size: int = 512, cache_bytes: int | None = None, graphs: bool = False,
+        precision: Literal["policy", "auto"] = "policy",
+    ) -> None:  # fmt: skip
+        self.dtype: torch.dtype | None = None
+        self.precision = precision
         self.batch_size = batch_size
         self.cache_bytes = cache_bytes
+        self.graphs = graphs
+        self.engine = ""
 
     def sample(
         self, policy: Policy, requests: Sequence[Request], on_token: Callable[[int, int], None] | None = None
     ) -> list[list[Sample]]:
         units = answers_of(policy, requests)
-        drawn: dict[int, Sample] = {}
-        for chunk in self._chunks(policy, units):
-            drawn.update(_decode(policy, chunk, on_token))
+        waiting = [unit for unit in units if unit]
+        if not waiting:
+            return [[] for _ in units]
+        layers = self._layers(policy)
+        queue = Queue(
+            waiting, self.batch_size, (self.cache_bytes or _free_bytes(policy.device)) // _token_bytes(policy)
+        )
+        engine: Engine
+        if layers is None:
+            engine = ModuleEngine(policy)
+        else:
+            graphs = self.graphs and policy.device.type == "cuda"
+            engine = FusedEngine(
+                policy, layers, queue.longest, queue.limit, shared=queue.grouped >= SHARED, graphs=graphs
+            )
+        drawn = dict(_decode(policy, engine, queue, on_token))
         return [[drawn[a.index] for a in unit] for unit in units]
 
-    def _chunks(self, policy: Policy, units: list[list[Answer]]) -> Iterator[list[Answer]]:
-        """Answers that are decoded together: prompts of like length, the answers of a request in one chunk where they
-        fit."""
-        tokens = (self.cache_bytes or _free_bytes(policy.device)) // _token_bytes(policy)
-        chunk: list[Answer] = []
-        width = 0
-        for unit in sorted(filter(None, units), key=lambda u: (len(u[0].prompt), u[0].prompt)):
-            length = len(unit[0].prompt) + unit[0].limit
-            room = max(1, min(self.batch_size, tokens // max(width, length)))
-            if chunk and len(chunk) + len(unit) > room:
-                yield chunk
-                chunk, width = [], 0
-                room = max(1, min(self.batch_size, tokens // length))
-            width = max(width, length)
-            chunk = chunk + unit
-            while len(chunk) > room:
-                yield chunk[:room]
-                chunk = chunk[room:]
-        if chunk:
-            yield chunk
+    def _layers(self, policy: Policy) -> Layers | None:
+        """What the fused engine runs, or None; the log says once what is used and why."""
+        try:
+            if self.precision == "auto" and self.dtype is None:
+                self.dtype = measured(policy)
+            layers, how = read(policy, self.dtype), "fused"
+        except Unreadable as reason:
+            layers, how = None, f"module, because {reason}"
+        if how != self.engine:
+            self.engine = how
+            log.info("native decoding of %s: %s", type(policy.model).__name__, how)
+        return layers
 
 
-def unsupported(policy: Policy) -> str | None:
-    """Why this architecture cannot be decoded here, or None: its layers must be plain or sliding attention."""
-    config = policy.model.config
-    if getattr(config, "is_encoder_decoder", False):
-        return "it is an encoder-decoder"
-    if not {"cache", "past_key_values"} & _parameters(_module(policy)).keys():
-        return "its forward takes no key-value cache"
-    other = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
-    return f"it has layers of type {', '.join(sorted(other))}" if other else None
+class Queue:
+    """Answers that wait, longest prompts first: those that join later then fit in the columns of those that ran before.
+
+    Args:
+        units: the answers of each request.
+        most: answers that may run at once.
+        tokens: keys and values that may be held at once.
+
+    Attributes:
+        longest, limit: most tokens of a prompt and of an answer.
+        grouped: prompt tokens that an average row would share with another one.
+    """
+
+    def __init__(self, units: Sequence[Sequence[Answer]], most: int, tokens: int) -> None:
+        ordered = sorted(units, key=lambda u: (-len(u[0].prompt), u[0].prompt))
+        self.units = deque(list(u) for u in ordered)
+        self.most, self.tokens = most, tokens
+        self.longest = len(ordered[0][0].prompt)
+        self.limit = max(u[0].limit for u in ordered)
+        rows = sum(len(u) for u in ordered)
+        once = sum(len(p) for p in {u[0].prompt for u in ordered})
+        self.grouped = (sum(len(u) * len(u[0].prompt) for u in ordered) - once) / rows
+
+    def take(self, engine: Engine) -> list[Answer]:
+        """The answers to start now, so that those of a request start together where they can."""
+        rows = len(engine)
+        if not self.units or (rows and not engine.joins):
+            return []
+        shared = getattr(engine, "shared", False)
+        width = len(self.units[0][0].prompt) if not rows else self.longest
+        fits = min(
+            self.most, max(1, (self.tokens - width) // self.limit if shared else self.tokens // (width + self.limit))
+        )
+        if rows and fits - rows < fits / 4:  # running prompts for few new rows costs more than waiting
+            return []
+        taken: list[Answer] = []
+        prompts = engine.tokens if shared else 0
+        while self.units:
+            unit = self.units[0]
+            width = max(width, len(unit[0].prompt))
+            if shared:
+                left = (self.tokens - prompts - width) // self.limit - rows - len(taken)
+            else:
+                left = self.tokens // (width + self.limit) - rows - len(taken)
+            left = min(left, self.most - rows - len(taken))
+            if not rows and not taken:
+                left = max(1, left)
+            if len(unit) <= left:
+                taken += self.units.popleft()
+                prompts += width
+            elif len(unit) > fits and left >= max(1, fits // 4):  # too large for any batch
+                taken += unit[:left]
+                self.units[0] = unit[left:]
+                break
+            else:
+                break
+        return taken
+
+
+class _Table:
+    """What has been drawn, a row a running answer."""
+
+    def __init__(self, device: torch.device, width: int) -> None:
+        self.answers: list[Answer] = []
+        self.width, self.device = width, device
+        self.ids = torch.zeros(0, width, dtype=torch.long, device=device)
+        self.logprobs, self.entropies = (torch.zeros(0, width, device=device) for _ in range(2))
+        self.lengths = torch.zeros(0, dtype=torch.long, device=device)
+        self.limits, self.live = self.lengths, torch.zeros(0, dtype=torch.bool, device=device)
+        self.draw = Draw([], device)
+
+    def extend(self, answers: list[Answer]) -> None:
+        self.answers = self.answers + answers
+        n = len(answers)
+        for name in ("ids", "logprobs", "entropies"):
+            held = getattr(self, name)
+            setattr(self, name, torch.cat([held, held.new_zeros(n, self.width)]))
+        limits = torch.tensor([a.limit for a in answers], device=self.device)
+        self.lengths = torch.cat([self.lengths, torch.zeros_like(limits)])
+        self.limits = torch.cat([self.limits, limits])
+        self.live = torch.cat([self.live, torch.ones_like(limits, dtype=torch.bool)])
+        self.draw.extend(answers)
+
+    def keep(self, order: list[int]) -> None:
+        self.answers = [self.answers[o] for o in order]
+        rows = torch.tensor(order, dtype=torch.long, device=self.device)
+        for name in ("ids", "logprobs", "entropies", "lengths", "limits", "live"):
+            setattr(self, name, getattr(self, name)[rows])
+        self.draw.keep(order)
+
+    def write(self, logits: Tensor) -> Tensor:
+        """Draw and note the next token of every row; what a finished row draws is not kept."""
+        at = self.lengths.clamp(max=self.width - 1)
+        token, logprob, entropy = self.draw(logits, at)
+        for held, new in ((self.ids, token), (self.logprobs, logprob), (self.entropies, entropy)):
+            held.scatter_(1, at[:, None], new[:, None].to(held.dtype))
+        self.lengths = self.lengths + self.live
+        return token
 
 
 def _decode(
-    policy: Policy, answers: list[Answer], on_token: Callable[[int, int], None] | None
+    policy: Policy, engine: Engine, queue: Queue, on_token: Callable[[int, int], None] | None
 ) -> Iterator[tuple[int, Sample]]:
     device = policy.device
-    draw = Draw(answers, device)
-    model = _Cached(policy, [a.prompt for a in answers])
     ends = torch.tensor(sorted(policy.format.end_ids), device=device)
-    limits = torch.tensor([a.limit for a in answers], device=device)
-    stopping = any(a.settings.stop for a in answers)
-    shape = (len(answers), int(limits.max()))
-    ids = torch.zeros(shape, dtype=torch.long, device=device)
-    logprobs, entropies = torch.zeros(shape, device=device), torch.zeros(shape, device=device)
-    lengths = torch.zeros_like(limits)
     every = 1 if device.type == "cpu" or on_token else 8  # asking a GPU how many rows still run makes it wait
-
-    rows = torch.arange(len(answers), device=device)
-    live = torch.ones_like(rows, dtype=torch.bool)  # False: finished, not yet removed; what it draws is not kept
-    logits = model.prefill()
-    for step in range(shape[1]):
-        token, logprob, entropy = draw(logits, rows, step)
-        ids[rows, step], logprobs[rows, step], entropies[rows, step] = token, logprob.float(), entropy.float()
-        lengths[rows] += live
+    table = _Table(device, queue.limit)
+    token = torch.zeros(0, dtype=torch.long, device=device)
+    steps = 0
+    while True:
+        logits = [engine.step(token)] if len(engine) else []
+        if new := queue.take(engine):
+            logits.append(engine.admit([a.prompt for a in new]))
+            table.extend(new)
+        if not logits:
+            return
+        live = table.live
+        token = table.write(logits[0] if len(logits) == 1 else torch.cat(logits))
         if on_token:
-            for row, running, t in zip(rows.tolist(), live.tolist(), token.tolist(), strict=True):
+            for answer, running, t in zip(table.answers, live.tolist(), token.tolist(), strict=True):
                 if running:
-                    on_token(answers[row].index, t)
-        live = live & (token[:, None] != ends).all(-1) & (limits[rows] > step + 1)
-        if stopping:
-            live &= ~_stopped_rows(policy, answers, rows, live, ids[:, : step + 1])
-        if (step + 1) % every == 0:
-            running = int(live.sum())
-            if not running:
-                break
-            if running <= KEEP * len(rows):
-                kept = live.nonzero()[:, 0]
-                rows, token, live = rows[kept], token[kept], live[kept]
-                model.select(kept)
-        if step + 1 < shape[1]:
-            logits = model.step(token, live)
-    count = lengths.tolist()
-    policy.meter.sampled_tokens += sum(count)
-    ids, logprobs, entropies = ids.tolist(), logprobs.cpu(), entropies.cpu()
-    for row, (answer, n) in enumerate(zip(answers, count, strict=True)):
+                    on_token(answer.index, t)
+        live = live & (token[:, None] != ends).all(-1) & (table.lengths < table.limits)
+        if any(a.settings.stop for a in table.answers):
+            live &= ~_stopped_rows(policy, table, live)
+        table.live = live
+        steps += 1
+        if steps % every:
+            continue
+        running = live.tolist()
+        left = sum(running)
+        if left and len(running) - left < engine.slack * len(running):
+            continue
+        yield from _finished(policy, table, running)
+        order = _order(running)
+        engine.keep(order)
+        table.keep(order)
+        token = token[torch.tensor(order, dtype=torch.long, device=device)]
+
+
+def _order(running: list[bool]) -> list[int]:
+    """Rows that still run, where only those move that stand behind the last place."""
+    left = sum(running)
+    behind = (i for i in range(left, len(running)) if running[i])
+    return [i if running[i] else next(behind) for i in range(left)]
+
+
+def _finished(policy: Policy, table: _Table, running: list[bool]) -> Iterator[tuple[int, Sample]]:
+    rows = [i for i, runs in enumerate(running) if not runs]
+    at = torch.tensor(rows, dtype=torch.long, device=table.device)
+    ids, lengths = table.ids[at].tolist(), table.lengths[at].tolist()
+    logprobs, entropies = table.logprobs[at].cpu(), table.entropies[at].cpu()
+    policy.meter.sampled_tokens += sum(lengths)
+    for row, i, n in zip(range(len(rows)), rows, lengths, strict=True):
+        answer = table.answers[i]
         yield answer.index, answer.sample(policy, ids[row][:n], logprobs[row, :n], entropies[row, :n])
 
 
-def _stopped_rows(policy: Policy, answers: list[Answer], rows: Tensor, live: Tensor, ids: Tensor) -> Tensor:
+def _stopped_rows(policy: Policy, table: _Table, live: Tensor) -> Tensor:
     """(R,) bool: running rows whose answer has just reached one of its stop strings."""
-    hit = torch.zeros(len(rows), dtype=torch.bool)
+    hit = torch.zeros(len(live), dtype=torch.bool)
     for at in live.nonzero()[:, 0].tolist():
-        stop = answers[int(rows[at])].settings.stop
-        hit[at] = bool(stop) and stopped(policy, ids[rows[at]].tolist(), stop)
+        stop = table.answers[at].settings.stop
+        hit[at] = bool(stop) and stopped(policy, table.ids[at, : int(table.lengths[at])].tolist(), stop)
     return hit.to(live.device)
-
-
-class _Cached:
-    """The policy's module over a cache that belongs to one chunk of answers.
-
-    Prompts are run padded on the right, where causal attention needs no mask and no row is without a key; then each
-    row of the cache is turned to the right end, so that from there on all rows write the same column.
-
-    Args:
-        prompts: token ids of each answer; equal prompts are run once.
-    """
-
-    def __init__(self, policy: Policy, prompts: Sequence[tuple[int, ...]]) -> None:
-        self.policy = policy
-        self.module = _module(policy)
-        self.cache = Cache(layer_class_to_replicate=_Layer)
-        distinct = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
-        self.source = torch.tensor([distinct[p] for p in prompts], device=policy.device)
-        self.width = max(len(p) for p in prompts)
-        self.prompts = torch.tensor([[*p] + [0] * (self.width - len(p)) for p in distinct], device=policy.device)
-        self.pads = torch.tensor([self.width - len(p) for p in distinct], device=policy.device)
-        self.positions = torch.arange(self.width, device=policy.device).expand_as(self.prompts)
-        self.deepest = self.width - min(len(p) for p in prompts)
-        known = _parameters(self.module)
-        self.cache_name = "cache" if "cache" in known else "past_key_values"
-        self.takes_positions = "position_ids" in known
-        self.takes_keep = not policy.chunked and "logits_to_keep" in known
-
-    def prefill(self) -> Tensor:
-        """(R, V) logits after the prompts, a row an answer."""
-        rows = torch.arange(len(self.prompts), device=self.prompts.device)
-        logits = self._forward(self.prompts, None, (rows, -1 - self.pads), self.deepest + 1)
-        if self.deepest:
-            for layer in cast(list[_Layer], self.cache.layers):
-                layer.turn(self.pads)
-        self.positions = self.positions[:, -1:] - self.pads[:, None]
-        if len(self.source) > len(rows):
-            self.select(self.source)
-            logits = logits[self.source]
-        return logits
-
-    def step(self, token: Tensor, live: Tensor) -> Tensor:
-        """(R, V) logits after one more token a row. Rows that are not live stay where they are: nobody reads them, and
-        they must not run past the model's last position."""
-        self.positions = self.positions + live[:, None]
-        self.width += 1
-        mask = torch.arange(self.width, device=token.device) >= self.pads[:, None] if self.deepest else None
-        return self._forward(token[:, None], mask, (slice(None), -1), 1)
-
-    def select(self, rows: Tensor) -> None:
-        """Keep, repeat or reorder rows."""
-        self.cache.batch_select_indices(rows)
-        self.pads, self.positions = self.pads[rows], self.positions[rows]
-
-    def _forward(self, ids: Tensor, mask: Tensor | None, last: tuple[Any, Any], keep: int) -> Tensor:
-        """Logits at the position `last` of each row, which is among the `keep` last ones."""
-        policy = self.policy
-        inputs: dict[str, Any] = {self.cache_name: self.cache, "use_cache": True, "attention_mask": mask}
-        if self.takes_positions:
-            inputs["position_ids"] = self.positions
-        if self.takes_keep:
-            inputs["logits_to_keep"] = keep
-        policy.meter.flops += policy.shapes.forward(ids.numel(), self.width, len(ids))
-        with autocast(policy.device, policy.mixed):
-            out = self.module(input_ids=ids, **inputs)
-        return policy.head(out.last_hidden_state[last]) if policy.chunked else out.logits[last]
-
-
-class _Layer(DynamicLayer):
-    """Keys and values of one layer in a buffer that grows by blocks, where Hugging Face's concatenates at every token.
-
-    It serves sliding-window layers too: it keeps what lies outside the window and leaves the window to the mask.
-    """
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        start = self.get_seq_length()
-        stop = start + key_states.shape[-2]
-        if not self.is_initialized or stop > self._key_buffer.shape[-2]:
-            room = stop + max(64, stop // 4)
-            self._key_buffer = self._grown(self.keys, key_states, room)
-            self._value_buffer = self._grown(self.values, value_states, room)
-            self.is_initialized = True
-        self._key_buffer[:, :, start:stop] = key_states
-        self._value_buffer[:, :, start:stop] = value_states
-        self.keys, self.values = self._key_buffer[:, :, :stop], self._value_buffer[:, :, :stop]
-        return self.keys, self.values
-
-    def turn(self, pads: Tensor) -> None:
-        """Move what each row holds to the right by its number of pads, which come round to the left end."""
-        length = self.get_seq_length()
-        columns = (torch.arange(length, device=pads.device) - pads[:, None]) % length
-        for buffer in (self._key_buffer, self._value_buffer):
-            held = buffer[:, :, :length]
-            held.copy_(held.gather(2, columns[:, None, :, None].expand_as(held)))
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        length = self.get_seq_length()
-        self._key_buffer = self._key_buffer.index_select(0, indices)
-        self._value_buffer = self._value_buffer.index_select(0, indices)
-        self.keys, self.values = self._key_buffer[:, :, :length], self._value_buffer[:, :, :length]
-
-    @staticmethod
-    def _grown(held: Tensor | None, like: Tensor, room: int) -> Tensor:
-        buffer = like.new_empty(*like.shape[:2], room, like.shape[-1])
-        if held is not None:
-            buffer[:, :, : held.shape[-2]] = held
-        return buffer
-
-
-def _module(policy: Policy) -> Any:
-    """What is run at each step: the decoder where the head can be applied to its last state alone."""
-    return policy.decoder if policy.chunked else policy.model
-
-
-def _parameters(module: Any) -> dict[str, inspect.Parameter]:
-    return dict(inspect.signature(module.forward).parameters)
 
 
 def _token_bytes(policy: Policy) -> int:

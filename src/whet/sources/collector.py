@@ -41,6 +41,8 @@ class Collector:
         own_budget: whether `settings` hold a generation budget that was asked for; else it is the task's.
         group: samples of one problem; 1 where there are no groups.
         counts: what `prepare` made and dropped, for the log.
+        condition: what the policy announces before its answers from this stage on, known once the collector is bound; None
+            leaves it as it is.
     """
 
     needs: frozenset[str] = frozenset()
@@ -48,6 +50,7 @@ class Collector:
     own_budget: bool = False
     group: int = 1
     counts: Mapping[str, int] = {}
+    condition: str | None = None
 
     @property
     def temperature(self) -> float:
@@ -82,17 +85,20 @@ class Demonstrations(Collector):
 
     Args:
         rationale: whether the gold rationale stands before the answer.
+        answer_first: whether it stands behind it, where it cannot help to find it.
     """
 
     needs = frozenset({"demonstrations"})
 
-    def __init__(self, rationale: bool = True) -> None:
-        self.rationale = rationale
+    def __init__(self, rationale: bool = True, answer_first: bool = False) -> None:
+        self.rationale, self.answer_first = rationale, answer_first
 
     def rows(self, problems: Problems, n: int, policy: Policy, scope: Scope) -> list[Row]:
         drawn = problems.draw(n)
         scope.remember(drawn)
-        samples = [policy.format.demonstration(p, rationale=self.rationale) for p in drawn]
+        samples = [
+            policy.format.demonstration(p, rationale=self.rationale, answer_first=self.answer_first) for p in drawn
+        ]
         return [Row({"response": trim(s, policy.max_length)}) for s in samples]
 
 

@@ -5,6 +5,7 @@
 | `solve` | the question and a response: worked steps, or the answer at once |
 | `few-shot` | the same behind one to three solved questions of the same task |
 | `critique` | the question with a candidate solution; the response names its first wrong step, or finds none |
+| `follow` | the question with the steps of its plan, and a response that follows them |
 | `statement` | a plain sentence of the task's world |
 
 In each, a share of the shown rationales may be the task's labelled corruptions, wrong answer included: reliability.
@@ -20,6 +21,7 @@ from whet.models.policy import Policy
 from whet.records import Row, Sample, Segment
 from whet.seeds import rng_for
 from whet.sources.collector import Collector, Scope, trim
+from whet.sources.guided import guided_prompt
 from whet.sources.problems import Mixture, Part, Problems
 from whet.tasks import Problem
 
@@ -95,6 +97,12 @@ def critique(problem: Problem, part: Part, policy: Policy, rng: random.Random) -
     return policy.format.prompt(asked)[0], policy.format.response(found, verdict, kind="critique")
 
 
+def follow(problem: Problem, part: Part, policy: Policy, rng: random.Random) -> Document:
+    """What a responder is to do with a guidance (`sources.guided`)."""
+    asked = guided_prompt(problem, problem.plan)
+    return policy.format.prompt(asked)[0], policy.format.response(*shown(problem, part, rng))
+
+
 def statement(problem: Problem, part: Part, policy: Policy, rng: random.Random) -> Document:
     """A sentence of the task's world (`Task.statements`), as plain text."""
     text = next(iter(part.task.statements(1, seed=rng.randrange(1 << 30))))
@@ -102,4 +110,4 @@ def statement(problem: Problem, part: Part, policy: Policy, rng: random.Random) 
                                                      policy.format.eos()]  # fmt: skip
 
 
-FORMS = {"solve": solve, "few-shot": few_shot, "critique": critique, "statement": statement}
+FORMS = {"solve": solve, "few-shot": few_shot, "critique": critique, "follow": follow, "statement": statement}

@@ -13,7 +13,7 @@ from whet.sampling.sampler import Request, SamplingSettings
 from whet.seeds import seed_for
 from whet.sources.collector import Collector, Scope, Stored, trim
 from whet.sources.problems import Problems
-from whet.tasks import Problem, Task, Verdict
+from whet.tasks import Problem, Response, Task, Verdict
 
 
 class Rollouts(Collector):
@@ -67,10 +67,11 @@ class Pairs(Stored):
         scope.remember(drawn)
         rows: list[Row] = []
         mixed = 0
-        for problem, samples in zip(drawn, ask(policy, drawn, self.settings, self.samples, scope.seed), strict=True):
-            judged = [(s, judge(scope.task, problem, policy, s).value) for s in unique(samples)]
-            right = [s for s, value in judged if value == 1.0]
-            wrong = [s for s, value in judged if value < 1.0]  # NaN, which could not be judged, is neither
+        answers = [unique(samples) for samples in ask(policy, drawn, self.settings, self.samples, scope.seed)]
+        for samples, verdicts in zip(answers, judge_all(scope.task, drawn, policy, answers), strict=True):
+            right = [s for s, verdict in zip(samples, verdicts, strict=True) if verdict.value == 1.0]
+            # NaN, which could not be judged, is neither
+            wrong = [s for s, verdict in zip(samples, verdicts, strict=True) if verdict.value < 1.0]
             mixed += bool(right and wrong)
             for chosen, rejected in list(zip(right, wrong, strict=False))[: self.cap]:
                 rows.append(Row({"chosen": learnable(chosen), "rejected": learnable(rejected)}))
@@ -143,8 +144,10 @@ class Bootstrapped(Stored):
         hints = [hint(p) if hinted else None for p in drawn]
         answers = ask(policy, drawn, self.settings, self.samples, seed_for(scope.seed, "hinted" if hinted else "free"),
                       hints)  # fmt: skip
-        for problem, samples in zip(drawn, answers, strict=True):
-            right = [s for s in unique(samples) if judge(scope.task, problem, policy, s).value == 1.0]
+        answers = [unique(samples) for samples in answers]
+        judged = judge_all(scope.task, drawn, policy, answers)
+        for problem, samples, verdicts in zip(drawn, answers, judged, strict=True):
+            right = [s for s, verdict in zip(samples, verdicts, strict=True) if verdict.value == 1.0]
             right = [s for s in right if s.ended][: self.cap]
             if right:
                 kept[problem.id] = [self._unhinted(s, problem, policy) for s in right]
@@ -181,9 +184,28 @@ def ask(
 
 
 def judge(task: Task, problem: Problem, policy: Policy, sample: Sample) -> Verdict:
-    """The task's verdict on a sampled answer."""
+    """The task's verdict on one sampled answer; where there are many, `judge_all` is faster."""
     policy.meter.verifier_calls += 1
-    return task.verify(problem, policy.format.read(sample))
+    return policy.ranks.broadcast(task.verify(problem, policy.format.read(sample)))
+
+
+def judge_all(
+    task: Task, problems: Sequence[Problem], policy: Policy, answers: Sequence[Sequence[Sample]]
+) -> list[list[Verdict]]:
+    """The task's verdicts on the sampled answers to each problem."""
+    pairs = zip(problems, answers, strict=True)
+    found = iter(verdicts(task, [(p, policy.format.read(s)) for p, samples in pairs for s in samples], policy))
+    return [[next(found) for _ in samples] for samples in answers]
+
+
+def verdicts(task: Task, asked: Sequence[tuple[Problem, Response]], policy: Policy) -> list[Verdict]:
+    """The task's verdicts on responses, in order; each rank gives its share of them."""
+
+    def own(share: Sequence[tuple[Problem, Response]]) -> list[Verdict]:
+        policy.meter.verifier_calls += len(share)
+        return task.verify_all(share)
+
+    return policy.ranks.map(own, asked)
 
 
 def distinct(problems: Sequence[Problem]) -> list[Problem]:

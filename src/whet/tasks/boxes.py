@@ -27,7 +27,8 @@ from whet.tasks.traced import (
 )
 
 LEVELS = {1: (5, 0), 2: (4, 1), 3: (4, 2), 4: (5, 3), 5: (6, 4), 6: (9, 9)}  # boxes, changes
-FULLEST = 6  # from this level on the fullest box is asked for: which of nine boxes can be guessed, its three objects not
+# from this level on the fullest box is asked for: which of nine boxes can be guessed, its three objects cannot
+FULLEST = 6
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _NAMES = """
     apple ball bell bird book bread cake card coat coin cup dish doll drum egg fan fish flag fork game glass hat key
@@ -58,7 +59,8 @@ class Boxes(Traced):
 
     Tests: binding of objects to boxes and keeping it through changes. Letters and objects are drawn anew each time.
     Levels: 1 a look-up among 5 boxes; 2 four boxes and one change (a swap of two boxes or a move of one object); 3
-    four and two; 4 five and three; 5 six and four; 6 nine and nine, and the fullest box is asked for. A box may come to hold several objects, or nothing.
+    four and two; 4 five and three; 5 six and four; 6 nine and nine, and the fullest box is asked for. A box may come to
+    hold several objects, or nothing.
     Verifier: the set of objects, in any order, each once; parts `precision` and `recall`.
     Errors: lookup (another box is read), stale (a change is written without effect), half (only one of its boxes
     changes), skip (a change is left out), copy (another box or object than the one named is taken).
@@ -69,7 +71,7 @@ class Boxes(Traced):
     name = "boxes"
     levels = tuple(LEVELS)
     default_level = 2
-    description = "what is in a box after 0 to 4 moves and swaps among 4 to 6 boxes"
+    description = "what is in a box after 0 to 9 moves and swaps among 4 to 9 boxes"
 
     def __init__(self, level: int | str | None = None, boxes: int | str | None = None) -> None:
         if boxes is not None and not (str(boxes).isdecimal() and 3 <= int(boxes) <= 9):
@@ -82,7 +84,9 @@ class Boxes(Traced):
         box), all by index."""
         count, wanted = LEVELS[level]
         n, uniform = self.boxes or count, rng.random
-        where = list(range(n))  # object -> box
+        # Things lie in piles, and a swap exchanges two piles: a test problem takes ten draws, so no change walks over all.
+        pile = list(range(n))  # object -> pile
+        box, at = list(range(n)), list(range(n))  # pile -> box, box -> pile
         changes: list[tuple[str, int, int]] = []
         touched: list[int] = []
         while len(changes) < wanted:
@@ -91,16 +95,19 @@ class Boxes(Traced):
                 continue
             if uniform() < 0.5:
                 changes.append(("swap", i, j))
-                where = [j if b == i else i if b == j else b for b in where]
+                at[i], at[j] = at[j], at[i]
+                box[at[i]], box[at[j]] = i, j
                 touched += (i, j)
-            elif where[i] != j:
+            elif (source := box[pile[i]]) != j:
                 changes.append(("move", i, j))
-                touched += (where[i], j)
-                where[i] = j
+                touched += (source, j)
+                pile[i] = at[j]
         if level >= FULLEST:
-            return tuple(picks(rng, 26, n)), tuple(picks(rng, len(OBJECTS), n)), tuple(changes), max(where, key=where.count)
-        # mostly a box that something happened to, so that the first look is not enough
-        asked = touched[int(uniform() * len(touched))] if touched and uniform() < 0.8 else int(uniform() * n)
+            asked = box[max(pile, key=pile.count)]
+        elif touched and uniform() < 0.8:  # mostly a box that something happened to: the first look is not enough
+            asked = touched[int(uniform() * len(touched))]
+        else:
+            asked = int(uniform() * n)
         return tuple(picks(rng, 26, n)), tuple(picks(rng, len(OBJECTS), n)), tuple(changes), asked
 
     def build(self, parameters: tuple[Any, ...], level: int) -> Problem:
@@ -145,9 +152,10 @@ class Boxes(Traced):
         gold = _things(problem.answer) or []
         hits = len({*given} & {*gold})
         parts = {"precision": hits / len(given), "recall": hits / len(gold)}
+        label = " ".join(sorted(given))
         if sorted(given) == sorted(gold):
-            return Verdict(1.0, "ok", parts)
-        return wrong(f"{problem.data['asked']} holds {problem.answer}, not {' '.join(given)}", **parts)
+            return Verdict(1.0, "ok", parts, label=label)
+        return wrong(f"{problem.data['asked']} holds {problem.answer}, not {' '.join(given)}", label, **parts)
 
     # -- the machine ---------------------------------------------------------------------------------------------------
     def start(self, data: Mapping[str, Any]) -> State:
@@ -282,10 +290,10 @@ def _changed(contents: Contents, change: tuple[str, str, str]) -> Contents | Non
     kind, a, b = change
     if kind == "swap":
         return {a: contents[b], b: contents[a]}
-    source = next((box for box, held in contents.items() if a in held and box != b), None)
-    if source is None:
-        return None
-    return {source: tuple(x for x in contents[source] if x != a), b: (*contents[b], a)}
+    for source, held in contents.items():
+        if a in held and source != b:
+            return {source: tuple([x for x in held if x != a]), b: (*contents[b], a)}
+    return None
 
 
 def _head(change: tuple[str, str, str]) -> str:
@@ -299,14 +307,14 @@ def _is_told(head: str, change: tuple[str, str, str]) -> bool:
 
 
 def _listed(contents: Contents) -> str:
-    return ", ".join(f"{box} {' '.join(held) or NOTHING}" for box, held in contents.items())
+    return ", ".join([f"{box} {' '.join(held) or NOTHING}" for box, held in contents.items()])
 
 
 def _tell(change: tuple[str, str, str], new: Contents, state: State, after: int) -> tuple[Step, State]:
-    premises = tuple(sorted({state.written[box] for box in new if box in state.written}))
+    contents, written, _, _, line = state
+    premises = tuple(sorted({written[box] for box in new if box in written}))
     step = Step(f"{_head(change)}: {_listed(new)}", "update", change[0], premises)
-    written = {**state.written, **dict.fromkeys(new, state.lines)}
-    return step, State({**state.contents, **new}, written, after, None, state.lines + 1)
+    return step, State(contents | new, written | dict.fromkeys(new, line), after, None, line + 1)
 
 
 def _look(box: str, held: tuple[str, ...], state: State) -> tuple[Step, State]:
@@ -324,7 +332,7 @@ def _things(text: str | None) -> list[str] | None:
 def _contents(told: str) -> Contents:
     found: Contents = {}
     for part in told.split(","):
-        box, *words = part.split()
+        box, *words = part.split() or [""]
         things = _things(" ".join(words))
         if len(box) != 1 or things is None:
             raise Unreadable(f"format: '{part.strip()[:40]}' is not a box and what it holds")
@@ -341,8 +349,8 @@ def _routes(data: Mapping[str, Any]) -> dict[str, str]:
             moved = {a: b}
         else:
             moved = {thing: b if box == a else a for thing, box in at.items() if box in (a, b)}
+        at |= moved
         for thing, box in moved.items():
-            at[thing] = box
             routes[thing] += f" > {box}"
     return routes
 

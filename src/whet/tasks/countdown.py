@@ -15,7 +15,14 @@ from whet.tasks.problem import Problem, Response, Step, Verdict
 from whet.tasks.traced import Slip, Traced, Transform, Unreadable, carried, cycle, picks, plain, unparseable, wrong
 
 # level: how many numbers, the largest of them, the signs of the gold solution
-LEVELS = {1: (3, 25, "+-"), 2: (3, 15, "+-*/"), 3: (4, 12, "+-*/"), 4: (4, 25, "+-*/"), 5: (5, 25, "+-*/")}
+LEVELS = {
+    1: (3, 25, "+-"),
+    2: (3, 15, "+-*/"),
+    3: (4, 12, "+-*/"),
+    4: (4, 25, "+-*/"),
+    5: (5, 25, "+-*/"),
+    6: (6, 75, "+-*/"),
+}
 LARGEST = 99
 TRACES = ("direct", "search")
 SKILLS = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide"}
@@ -50,7 +57,7 @@ class Countdown(Traced):
             end and left by a line such as `back: 2 3 6 7` that names the point returned to). The problems are the same.
 
     Tests: search with exact verification; arithmetic below 100; for ASTRO, matched direct and search traces.
-    Levels: 1 three numbers to 25 with + and -; 2 three to 15 with + - * /; 3 four to 12; 4 four to 25; 5 five to 25.
+    Levels: 1 three numbers to 25 with + and -; 2 three to 15 with + - * /; 3 four to 12; 4 four to 25; 5 five to 25; 6 six to 75.
     Verifier: any expression that uses each number at most once and equals the target, read by a small parser in exact
     fractions; parts `uses` and `value`. A trailing `=25` is allowed where it names the target.
     Errors: arithmetic (a false equation reaches the target), reuse (a number that is used up), invent (a number that
@@ -61,7 +68,7 @@ class Countdown(Traced):
     name = "countdown"
     levels = tuple(LEVELS)
     default_level = 2
-    description = "reach a target from 3 to 5 numbers with + - * /, each used at most once"
+    description = "reach a target from 3 to 6 numbers with + - * /, each used at most once"
 
     def __init__(self, level: int | str | None = None, trace: str = "direct") -> None:
         if trace not in TRACES:

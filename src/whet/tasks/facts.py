@@ -359,7 +359,7 @@ class Facts(Procedural):
         return {"paraphrase": cycle(self._word, "wording", range(5))}
 
     def provides(self) -> set[str]:
-        return super().provides() - (set() if self.kind == "comparison" else {"choices"})
+        return super().provides() - (set() if self.kind == "comparison" else {"choices", "choice rationales"})
 
     def spec(self) -> str:
         options = {"level": self._given, "form": self.form, "kind": self.kind, "world": self.seed, "year": self.year}

@@ -12,7 +12,7 @@ import importlib
 import json
 import warnings
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +22,7 @@ from whet.tasks.answers import plain_number
 from whet.tasks.problem import Problem, Response, Split, Verdict
 from whet.tasks.rows import identity, problem_of
 from whet.tasks.task import SPLITS, Task, split_of
-from whet.tasks.verify import Verifier, get_verifier
+from whet.tasks.verify import Math, Verifier, get_verifier
 
 
 class Source(Protocol):
@@ -164,6 +164,9 @@ class FileTask(Task):
             )
         return self._verifier(problem, response)
 
+    def verify_all(self, pairs: Sequence[tuple[Problem, Response]]) -> list[Verdict]:
+        return self._verifier.several(pairs) if isinstance(self._verifier, Math) else super().verify_all(pairs)
+
     def where(self, problem: Problem) -> str:
         """File and line of a problem, for messages."""
         _, split, number = problem.id.rsplit("/", 2)
@@ -217,6 +220,7 @@ class _Seen:
     def __init__(self) -> None:
         self.rows = self.longest = 0
         self.answers = self.numbers = self.choices = self.rationales = self.preferences = 0
+        self.plans = self.choice_rationales = 0
         self.digest = hashlib.blake2b(digest_size=16)
         self.conflicts: list[str] = []
         self._prompts: dict[bytes, tuple[Split, bytes]] = {}  # digest of the prompt: its split and answer
@@ -236,6 +240,8 @@ class _Seen:
         self.numbers += problem.answer is not None and plain_number(problem.answer) is not None
         self.choices += bool(problem.choices)
         self.rationales += bool(problem.steps)
+        self.plans += bool(problem.plan)
+        self.choice_rationales += bool(problem.choice_rationales)
         self.preferences += problem.chosen is not None
         self.longest = max(self.longest, len(problem.rationale) + len(problem.answer or problem.chosen or ""))
         return True
@@ -243,7 +249,8 @@ class _Seen:
     def provides(self) -> set[str]:
         """What every row has."""
         counted = {"verifier": self.answers, "demonstrations": self.answers, "rationales": self.rationales,
-                   "choices": self.choices, "preferences": self.preferences}  # fmt: skip
+                   "plans": self.plans, "choices": self.choices,
+                   "choice rationales": self.choice_rationales, "preferences": self.preferences}  # fmt: skip
         return {name for name, count in counted.items() if count == self.rows}
 
     def verifier(self) -> str:

@@ -107,7 +107,8 @@ class Finance(Procedural):
         }
 
     def provides(self) -> set[str]:
-        return super().provides() - (set() if self.subtask in ("compare", "sentiment") else {"choices"})
+        chosen = {"choices", "choice rationales"}  # a mixture has them only in some problems
+        return super().provides() - (set() if self.subtask in ("compare", "sentiment") else chosen)
 
     def spec(self) -> str:
         options = {"level": self._given, "subtask": self.subtask}

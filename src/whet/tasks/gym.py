@@ -52,8 +52,14 @@ SUITE: dict[str, tuple[dict[str, Any], str]] = {
     "syllogism": ({}, "yes or no from two premises"),
 }
 # Where the library's scorer does not give 1 to its own gold answer: the lowest score over the first 30 problems of
-# train (an example answer such as `P` is scored as trivial).
+# train (an example answer such as `P` is scored as trivial). `python -m benchmarks.gym` measures all of it.
 KNOWN_DISAGREEMENTS = {"propositional_logic": 0.05}
+# Levels of the curriculum where it does so though it does not by default: on cubes above 3 the example solution fails.
+DISAGREEING_LEVELS = {"propositional_logic": (1, 2, 3, 4, 5), "rubiks_cube": (2, 3, 4)}
+# Levels whose configuration the library's own check refuses.
+REFUSED_LEVELS = {
+    "caesar_cipher": (3, 4), "knight_swap": (1, 2, 3, 4, 5), "modulo_grid": (2,), "rubiks_cube": (5,), "survo": (3, 4),
+}  # fmt: skip
 # Sets whose items carry no answer at all; their scorers judge moves.
 NO_GOLD = ("boxnet", "rush_hour")
 
@@ -68,7 +74,7 @@ class Gym(Task):
     level made it; the problem of a position does not depend on how many are drawn. Scores: the library's own,
     clipped to [0, 1], as value and part `score`; many give a little for a wrong answer (0.01) and part for a
     near one. Limits: `boxnet` and `rush_hour` have no gold answer; `game_of_life_halting` takes every text but `True`
-    for `False`, and `puzzle24` any four numbers for the given ones; `prime_factorization`, `boxnet` and `game_of_life`
+    for `False`, `rubiks_cube` rejects its own solutions from level 2 on, and `puzzle24` takes any four numbers for the given ones; `prime_factorization`, `boxnet` and `game_of_life`
     raise on many malformed answers, whose verdicts are then `error`; and an answer that a scorer would run as code is
     refused where it is more than data or algebra.
 

@@ -137,9 +137,10 @@ class Lists(Traced):
         longest = max(len(given), len(gold))
         hits = sum(a == b for a, b in zip(given, gold, strict=False))
         parts = {"positions": hits / longest if longest else 1.0}
+        label = " ".join(map(str, given))
         if given == gold:
-            return Verdict(1.0, "ok", parts)
-        return wrong(f"{response.answer} is not {problem.answer}", **parts)
+            return Verdict(1.0, "ok", parts, label=label)
+        return wrong(f"{response.answer} is not {problem.answer}", label, **parts)
 
     # -- the machine ---------------------------------------------------------------------------------------------------
     def start(self, data: Mapping[str, Any]) -> State:

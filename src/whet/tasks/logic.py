@@ -98,6 +98,7 @@ class Logic(Procedural):
     Args:
         level: 1 to 5, or a range: rules in a chain (1, 2, 2, 3, 4); negations and a dead chain from level 3.
         form: "yesno" asks whether an atom is true, "choice" which one of several is.
+        lang: "en" or "fr"; a problem and its translation are in the same split.
     """
 
     name = "logic"
@@ -105,11 +106,13 @@ class Logic(Procedural):
     default_level = 2
     description = "follow chains of if-then rules: yes, no, unknown, or one of several"
 
-    def __init__(self, level: int | str | None = None, form: str = "yesno") -> None:
+    def __init__(self, level: int | str | None = None, form: str = "yesno", lang: str = "en") -> None:
         super().__init__(level)
         if form not in ("yesno", "choice"):
             raise unknown("form of the logic task", form, ("yesno", "choice"))
-        self.form = form
+        if lang not in LANGUAGES:
+            raise unknown("language", lang, LANGUAGES)
+        self.form, self.lang = form, lang
 
     def draw(self, rng: random.Random, level: int) -> tuple[int, ...]:
         """(lengths of the chains..., letters, order of the rules, signs, chain started), the last four as numbers."""
@@ -142,7 +145,7 @@ class Logic(Procedural):
             "started": started,
             "shift": 0,
             "backward": False,
-            "lang": "en",
+            "lang": self.lang,
             "wording": 0,
             "filler": 0,
         }
@@ -199,7 +202,8 @@ class Logic(Procedural):
         }
 
     def spec(self) -> str:
-        options = {"level": self._given, "form": None if self.form == "yesno" else self.form}
+        own = {"form": (self.form, "yesno"), "lang": (self.lang, "en")}
+        options = {"level": self._given, **{k: v for k, (v, usual) in own.items() if v != usual}}
         given = ",".join(f"{k}={v}" for k, v in options.items() if v is not None)
         return f"{self.name}:{given}" if given else self.name
 

@@ -16,15 +16,21 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import weakref
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from queue import Empty, LifoQueue
+from typing import Any, Literal, TypeVar
 
 from whet.errors import WhetError
 
 Outcome = Literal["equal", "different", "gold", "answer", "timeout", "error"]
+T = TypeVar("T")
+R = TypeVar("R")
 MEMORY = 4 << 30
 START_SECONDS = 120.0
+PAYS = 5.0  # seconds of waiting for verdicts after which one more child is worth its start
 GRACE = 2.0  # how much later than the child's own alarm it is killed
 
 _TEXT = re.compile(r"\\(?:text|textbf|mathrm|mbox|operatorname)\s*\{[^{}]*\}|\\[A-Za-z]+")
@@ -81,6 +87,50 @@ class MathChild:
                 self._close()
                 raise WhetError("verifier 'math': its process did not start; try `python -c 'import math_verify'`")
         return self._process
+
+
+class MathChildren:
+    """As many children as pay: the first one serves alone until its verdicts have been waited for as long as a further one
+    may take to start, and so on up to one a core. What is answered does not depend on how many there are.
+
+    Args:
+        seconds: how long one comparison may take.
+        most: children at most; 0 takes the cores that this process may use, which the ranks of a machine share.
+    """
+
+    def __init__(self, seconds: float = 5.0, most: int = 0) -> None:
+        self.seconds = seconds
+        self.most = most or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        self.waited = 0.0
+        self._free: LifoQueue[MathChild] = LifoQueue()  # the one used last is taken first: none starts without need
+
+    def compare(self, gold: str, answer: str) -> tuple[Outcome, str]:
+        """`MathChild.compare`, by a child that has nothing else to do."""
+        try:
+            child = self._free.get_nowait()
+        except Empty:
+            child = MathChild(self.seconds)
+        try:
+            return child.compare(gold, answer)
+        finally:
+            self._free.put(child)
+
+    def map(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """`function`, which compares, of each item, in order; several at a time where that pays."""
+        began = time.perf_counter()
+        width = min(self.most, 1 + int(self.waited / PAYS), max(1, len(items)))
+        if width == 1:
+            found = [function(item) for item in items]
+        else:
+            with ThreadPoolExecutor(width) as threads:
+                found = list(threads.map(function, items))
+        self.waited += time.perf_counter() - began
+        return found
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _end(process: subprocess.Popen[bytes], owner: int) -> None:

@@ -94,12 +94,15 @@ class Verdict:
         status: `unparseable` is not `wrong`, and a failed verifier is neither.
         parts: named parts of the judgement, e.g. {"format": 1.0, "board": 0.5}.
         reason: one line for a human.
+        label: the answer as the verifier read it, so that answers which mean the same have one label (`4` and `4.0`);
+            None where it reads none. It is what votes are counted by, and no part of the judgement.
     """
 
     value: float
     status: Status
     parts: Mapping[str, float] = field(default_factory=dict)
     reason: str = ""
+    label: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

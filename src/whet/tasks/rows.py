@@ -7,7 +7,8 @@
 | `{prompt, completion, answer?}` | the completion is the demonstration; texts or lists of messages |
 | `{prompt, chosen, rejected}`, `{chosen, rejected}` | a preference; without a prompt it is what both begin with |
 
-`choices`, `level` and `category` may stand in every shape; all other columns go to `Problem.data`. A demonstration is
+`plan`, `choices`, `choice_rationales` (one for each choice), `level` and `category` may stand in every shape; all other
+columns go to `Problem.data`. A demonstration is
 the answer where the row has no `answer`; where it has one, the demonstration is its rationale (unless the row has
 its own, or the demonstration is only the answer). A null is an absent field.
 """
@@ -23,8 +24,8 @@ from typing import Any
 from whet.errors import WhetError
 from whet.tasks.problem import Problem, Step
 
-FIELDS = ("prompt", "messages", "answer", "completion", "chosen", "rejected", "rationale", "choices", "level",
-          "category")  # fmt: skip
+FIELDS = ("prompt", "messages", "answer", "completion", "chosen", "rejected", "rationale", "plan", "choices",
+          "choice_rationales", "level", "category")  # fmt: skip
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 Messages = tuple[Mapping[str, str], ...]
 
@@ -52,7 +53,9 @@ def problem_of(row: Any, where: str) -> Problem:
         answer=answer,
         level=level,
         steps=tuple(Step(line.strip()) for line in rationale.splitlines() if line.strip()),
+        plan=_text(row["plan"], "plan", where) if "plan" in row else "",
         choices=choices,
+        choice_rationales=_choice_rationales(row, choices, where),
         category=_text(row["category"], "category", where) if "category" in row else "",
         data={key: value for key, value in row.items() if key not in FIELDS},
         messages=messages,
@@ -170,6 +173,17 @@ def _choices(row: dict[str, Any], where: str) -> tuple[str, ...]:
     if len(set(choices)) < len(choices):
         raise WhetError(f"{where}: field 'choices' holds the same choice twice")
     return choices
+
+
+def _choice_rationales(row: dict[str, Any], choices: tuple[str, ...], where: str) -> tuple[str, ...]:
+    if "choice_rationales" not in row:
+        return ()
+    value = row["choice_rationales"]
+    if not isinstance(value, list) or len(value) != len(choices):
+        told = f"{len(value)} texts" if isinstance(value, list) else _kind(value)
+        raise WhetError(f"{where}: field 'choice_rationales' must be a list of one text for each of the {len(choices)} "
+                        f"choices, not {told}")  # fmt: skip
+    return tuple(_text(text, "choice_rationales", where) for text in value)
 
 
 def _answer(row: dict[str, Any], choices: tuple[str, ...], where: str) -> str | None:

@@ -22,6 +22,7 @@ LEVELS = {
     3: (True, 2, 20, ""),
     4: (False, 4, 40, "+-*"),
     5: (True, 3, 20, ""),
+    6: (False, 9, 400, "+-*"),
 }
 INVERSE = {"+": "-", "-": "+", "*": "/", "/": "*"}
 VERBS = {"+": "add", "-": "take", "*": "times", "/": "over"}
@@ -53,7 +54,7 @@ class Solutions(Traced):
 
     Tests: which format training picks (echo chamber); a program needs no arithmetic, prose is the longest.
     Levels: 1 two operations + -; 2 three with *; 3 an equation such as x*3+4=19; 4 four operations to 40; 5 an equation
-    such as (x+2)*3-5=16.
+    such as (x+2)*3-5=16; 6 nine operations to 400.
     Verifier: a program is run (straight-line assignments, exact fractions, own interpreter), its last value counts and
     the answer beside it, which must be there, is only noted in part `stated`; the other formats are judged by their
     answer. `style_of` says which format a text is in, whether or not it runs.
@@ -143,8 +144,8 @@ class Solutions(Traced):
         stated = number(problem, response).value == 1.0
         parts = {"executed": float(value == gold), "stated": float(stated)}
         if value == gold:
-            return Verdict(1.0, "ok", parts)
-        return wrong(f"the program gives {value}, not {problem.answer}", **parts)
+            return Verdict(1.0, "ok", parts, label=str(value))
+        return wrong(f"the program gives {value}, not {problem.answer}", str(value), **parts)
 
     # -- the machine ---------------------------------------------------------------------------------------------------
     def start(self, data: Mapping[str, Any]) -> State:

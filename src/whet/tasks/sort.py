@@ -20,7 +20,7 @@ PLANS = (
     "Take the smallest of the numbers left, again and again.",
     "Take the largest of the numbers left, again and again.",
 )
-_STEP = re.compile(r"(?:smallest|largest) of ([0-9 ,]+) is ([0-9]+)|last is ([0-9]+)")
+_STEP = re.compile(r"(?:smallest|largest) of ([0-9 ,]+) is ([0-9]{1,12})(?![0-9])|last is ([0-9]{1,12})(?![0-9])")
 
 
 class Sort(Procedural):
@@ -56,9 +56,10 @@ class Sort(Procedural):
         if given is None:
             return Verdict(0.0, "unparseable", {"positions": 0.0}, "no list of numbers")
         right = sum(a == b for a, b in zip(given, gold, strict=False)) / max(len(given), len(gold))
+        label = " ".join(map(str, given))
         if given == gold:
-            return Verdict(1.0, "ok", {"positions": right})
-        return Verdict(0.0, "wrong", {"positions": right}, f"{' '.join(map(str, given))} is not {problem.answer}")
+            return Verdict(1.0, "ok", {"positions": right}, label=label)
+        return Verdict(0.0, "wrong", {"positions": right}, f"{label} is not {problem.answer}", label)
 
     def check(self, problem: Problem, response: Response) -> list[Check]:
         """One check for each selection (on its own, from what the steps before it left), then the answer's."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -28,6 +28,7 @@ class Task:
     levels: tuple[int, ...] = (1,)
     default_level: int = 1
     description: str = ""
+    judged: tuple[str, ...] = ("answer",)  # checks that every answer passes or fails: feedback is about them
 
     def problems(self, split: Split, n: int | None = None, *, seed: int = 0, start: int = 0) -> list[Problem]:
         """`n` problems of a split from position `start`; the same for the same arguments in every process.
@@ -41,6 +42,10 @@ class Task:
         from whet.tasks.verify import exact
 
         return exact(problem, response)
+
+    def verify_all(self, pairs: Sequence[tuple[Problem, Response]]) -> list[Verdict]:
+        """`verify` of each pair, in order; a task whose verdicts take long gives several at a time."""
+        return [self.verify(problem, response) for problem, response in pairs]
 
     def check(self, problem: Problem, response: Response) -> list[Check]:
         """Structured checks, from the first to the last; the default is the one on the final answer."""
@@ -60,8 +65,8 @@ class Task:
         return {}
 
     def provides(self) -> set[str]:
-        """What recipes may need of a task: `verifier, demonstrations, rationales, choices, plans, corruptions,
-        preferences, unlimited`."""
+        """What recipes may need of a task: `verifier, demonstrations, rationales, choices, choice rationales, plans,
+        corruptions, preferences, unlimited`."""
         return {"verifier"}
 
     def spec(self) -> str:
@@ -124,6 +129,8 @@ class Procedural(Task):
             found.add("rationales")
         if probe.choices:
             found.add("choices")
+        if probe.choice_rationales:
+            found.add("choice rationales")
         if probe.plan:
             found.add("plans")
         if type(self).corrupt is not Task.corrupt:
@@ -190,6 +197,8 @@ def get_task(spec: str | Task, **options: Any) -> Task:
         key, eq, value = part.partition("=")
         kwargs.update({key: value}) if eq else args.append(part)
     factory = getattr(importlib.import_module(module), cls)
+    if getattr(factory, "takes_spec", False):  # another task's spec stands in the rest
+        return factory.of(rest)
     try:
         return factory(*args, **kwargs)
     except TypeError as problem:

@@ -23,6 +23,7 @@ from whet.tasks.transforms import Transform, cycle
 
 FILLERS = ("", "it rains today. ", "the cat sleeps. ")
 SCALE = 3
+_LONG = re.compile(r"[0-9]{13}")
 _SIGNS = str.maketrans({"−": "-", "–": "-", "×": "*", "·": "*", "÷": "/"})
 
 
@@ -132,7 +133,10 @@ class Traced(Procedural):
                 checks.append(Check(name, "n.a.", "no such step" if i >= len(lines) else "a step before it is unclear"))
                 continue
             try:
-                reason, state = self.read(problem.data, plain(lines[i]), state)
+                line = plain(lines[i])
+                if _LONG.search(line):  # Python refuses to read the longest
+                    raise Unreadable("format: a number of more than twelve digits")
+                reason, state = self.read(problem.data, line, state)
             except Unreadable as problem_with_it:
                 reason, state = str(problem_with_it), None
             checks.append(Check(name, "fail" if reason else "pass", reason))
@@ -192,8 +196,8 @@ class Traced(Procedural):
 def picks(rng: random.Random, n: int, k: int) -> list[int]:
     """`k` different numbers below `n` in random order; several times faster than `rng.sample` for few of many."""
     uniform = rng.random
-    found: dict[int, None] = {}
-    while len(found) < k:
+    found = dict.fromkeys([int(uniform() * n) for _ in range(k)])
+    while len(found) < k:  # some came twice
         found[int(uniform() * n)] = None
     return list(found)
 
@@ -209,8 +213,8 @@ def numbers_in(text: str | None) -> list[int] | None:
     return [int(w) for w in words] if all(re.fullmatch(r"-?[0-9]{1,12}", w) for w in words) else None
 
 
-def wrong(reason: str, **parts: float) -> Verdict:
-    return Verdict(0.0, "wrong", parts, reason)
+def wrong(reason: str, label: str | None = None, **parts: float) -> Verdict:
+    return Verdict(0.0, "wrong", parts, reason, label)
 
 
 def unparseable(reason: str) -> Verdict:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
 from typing import Any
 
 from whet.errors import WhetError, unknown
 from whet.tasks.answers import conclusion, read_number, unsettled
 from whet.tasks.functions import call_trl, is_function_spec, is_trl, load_function, parameters
-from whet.tasks.math_answers import MathChild
+from whet.tasks.math_answers import MathChildren
 from whet.tasks.problem import Problem, Response, Verdict
 from whet.tasks.task import Task
 
@@ -22,6 +23,7 @@ Verifier = Callable[[Problem, Response], Verdict]
 
 NAN = float("nan")
 REGEX_SECONDS = 1.0
+_PLAIN_NUMBER = re.compile(r"[+-]?[0-9]{1,30}(\.[0-9]{1,30}|/0*[1-9][0-9]{0,29})?")
 MAX_MATH = 500  # characters of an answer that `math` looks at
 
 
@@ -81,7 +83,11 @@ class Math:
     """
 
     def __init__(self, seconds: float = 5.0) -> None:
-        self.child = MathChild(seconds)
+        self.children = MathChildren(seconds)
+
+    def several(self, pairs: Sequence[tuple[Problem, Response]]) -> list[Verdict]:
+        """The verdicts on many responses, in order: a comparison takes milliseconds, so children share them."""
+        return self.children.map(lambda pair: self(*pair), pairs)
 
     def __call__(self, problem: Problem, response: Response) -> Verdict:
         if problem.answer is None:
@@ -97,10 +103,12 @@ class Math:
         last = re.split(r"[.!?]\s|\n", given.strip())[-1]
         if unsettled(given if announced else last) and not unsettled(gold[0]):
             return _unparseable("not one settled answer")
-        outcome, reason = self.child.compare(gold[0], given)
+        outcome, reason = self.children.compare(gold[0], given)
         match outcome:
             case "equal" | "different":
-                return Verdict(float(outcome == "equal"), "ok" if outcome == "equal" else "wrong", reason=reason)
+                text = _squeeze(given)  # 1/2 and 0.5 are one vote; what is more than a number votes as it stands
+                label = str(Fraction(text)) if _PLAIN_NUMBER.fullmatch(text) else text
+                return Verdict(float(outcome == "equal"), "ok" if outcome == "equal" else "wrong", {}, reason, label)
             case "answer":
                 return _unparseable(reason)
             case "timeout":
@@ -251,7 +259,8 @@ def _fold(text: str) -> str:
 
 
 def _judge(right: bool, given: str, gold: str) -> Verdict:
-    return Verdict(1.0, "ok") if right else Verdict(0.0, "wrong", reason=f"{given[:80]} is not {gold[:80]}")
+    reason = "" if right else f"{given[:80]} is not {gold[:80]}"
+    return Verdict(float(right), "ok" if right else "wrong", reason=reason, label=given)
 
 
 def _unparseable(reason: str) -> Verdict:

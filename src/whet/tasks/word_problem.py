@@ -102,9 +102,22 @@ FILLERS = {
     "en": ("", "It is sunny today. ", "School is over. ", "Lunch was good. "),
     "fr": ("", "Il fait beau. ", "La classe est finie. ", "Le repas était bon. "),
 }
+# what to do about each event, without its number
 PLANS = {
-    "en": "Follow the story from start to end and keep the current number.",
-    "fr": "Suivre l'histoire du début à la fin en gardant le nombre courant.",
+    "en": {
+        "start": "Start with the {objects} that {name} has.",
+        "each": "Start with the {holders} that {name} has.\nMultiply by the {objects} in each.",
+        "more": "Add the {objects} that {name} {more}.",
+        "fewer": "Take away the {objects} that {name} {fewer}.",
+        "times": "Multiply by how many times as many {other} has.",
+    },
+    "fr": {
+        "start": "Partir des {objects} que {name} a.",
+        "each": "Partir du nombre de {holders} que {name} a.\nMultiplier par les {objects} de chacun.",
+        "more": "Ajouter les {objects} que {name} {more}.",
+        "fewer": "Retirer les {objects} que {name} {fewer}.",
+        "times": "Multiplier par combien de fois plus {other} en a.",
+    },
 }
 SIGNS = {"each": "*", "more": "+", "fewer": "-", "times": "*"}
 LARGEST = {1: 20, 2: 30, 3: 50, 4: 99, 5: 199}
@@ -218,6 +231,7 @@ def _word(data: Mapping[str, Any], level: int) -> Problem:
     else:
         told = [sentences["start"].format(n=data["start"], **words)]
         events = story
+    first = "each" if story[0][0] == "each" else "start"
     told += [sentences[kind].format(n=n, **words) for kind, n in events]
     start, operations = _chain(data)
     return Problem(
@@ -226,7 +240,7 @@ def _word(data: Mapping[str, Any], level: int) -> Problem:
         answer=str(chain.value_of(start, operations)),
         level=level,
         steps=chain.steps_of(start, operations),
-        plan=PLANS[lang],
+        plan="\n".join(PLANS[lang][kind].format(**words) for kind in [first, *(kind for kind, _ in events)]),
         category=f"level-{level}",
         data=data,
     )

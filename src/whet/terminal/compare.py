@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,41 +16,75 @@ if TYPE_CHECKING:
     from whet.evaluation.statistics import Interval
     from whet.reproduce import Verdict
 
+START = "start"
 STYLES = {"reproduced": "bold green", "not reproduced": "bold red", "inconclusive": "bold yellow"}
 
 
 def show_comparison(comparison: Comparison, screen: Console) -> None:
-    """The ranked table, the differences, and what was equal."""
-    screen.print(ranked(comparison))
+    """The ranked table, what was forgotten, the differences, and what was equal."""
+    for made in [*ranked(comparison, screen), forgotten(comparison)]:
+        if made.row_count:
+            screen.print(made)
+            screen.print()
     if len(comparison.arms) > 1:
-        screen.print()
         screen.print(differences(comparison))
-    screen.print()
+        screen.print()
     for text in remarks(comparison):
         screen.print(text, markup=False, style="dim")
 
 
-def ranked(comparison: Comparison) -> Table:
-    """Arms from the best on, under the start; means over seeds, the 95 % interval behind the first metric."""
-    from whet.terminal.console import amount, clock, table
+def ranked(comparison: Comparison, screen: Console) -> list[Table]:
+    """Arms from the best on, under the start; means over seeds, the 95 % interval behind the first metric.
+
+    One table; on a screen that is too narrow for it, one of the scores and one of what they cost.
+    """
+    from rich.measure import Measurement
+
+    from whet.terminal.console import amount, clock
 
     scores = comparison.scores
     sampled = [m for m in scores.metrics if m.startswith(("mean@", "pass@"))]
-    others = [m for m in ("forgetting", "tokens_per_answer") if m in scores.metrics]
-    named = [comparison.metric, *(m for m in [*sampled, *others] if m != comparison.metric)]
-    heads = [m.replace("_per_", "/").replace("_", " ") for m in named]
-    made = table("", "arm", heads[0], "95 %", *heads[1:], "steps", "FLOPs", "tokens", "time",
-                 right=("", *heads, "steps", "FLOPs", "tokens", "time"))  # fmt: skip
-    if scores.start:
-        made.add_row("", "start", *_metrics(named, lambda m: scores.interval(m, "start")), "", "", "", "", style="dim")
-    for place, arm in enumerate(comparison.ranked, 1):
-        spent = comparison.compute(arm)
-        tokens = spent["sampled_tokens"] + spent["scored_tokens"] + spent["learnt_tokens"]
-        steps = sum(scores.values("steps", arm.label)) / len(scores.cells[arm.label])
-        cells = _metrics(named, lambda m, label=arm.label: scores.interval(m, label))
-        made.add_row(str(place), arm.label, *cells, f"{steps:.0f}", amount(spent["flops"]), amount(tokens),
-                     clock(spent["seconds"]))  # fmt: skip
-    return made
+    named = [
+        comparison.metric,
+        *(m for m in [*sampled, "forgetting"] if m in scores.metrics and m != comparison.metric),
+    ]
+    lengths = [m for m in ["tokens_per_answer"] if m in scores.metrics]
+    of_scores = [named[0].replace("_", " "), "95 %", *named[1:]]
+    of_costs = [*(["tokens/answer"] if lengths else []), "steps", "FLOPs", "tokens", "time"]
+    rows = []
+    for place, arm in [("", START)] * bool(scores.start) + [
+        (str(i), a.label) for i, a in enumerate(comparison.ranked, 1)
+    ]:
+        costs = [_number(m, scores.interval(m, arm).value) for m in lengths]
+        if arm == START:
+            costs += [""] * 4
+        else:
+            spent = comparison.compute(next(a for a in comparison.arms if a.label == arm))
+            tokens = spent["sampled_tokens"] + spent["scored_tokens"] + spent["learnt_tokens"]
+            steps = sum(scores.values("steps", arm)) / len(scores.cells[arm])
+            costs += [f"{steps:.0f}", amount(spent["flops"]), amount(tokens), clock(spent["seconds"])]
+        rows.append(([place, arm], _metrics(named, lambda m, label=arm: scores.interval(m, label)), costs))
+    whole = _armed([*of_scores, *of_costs], [(name, [*values, *costs]) for name, values, costs in rows])
+    if Measurement.get(screen, screen.options.update(max_width=1000), whole).maximum <= screen.width:
+        return [whole]
+    return [_armed(of_scores, [(name, values) for name, values, _ in rows]),
+            _armed(of_costs, [(name, costs) for name, _, costs in rows])]  # fmt: skip
+
+
+def forgotten(comparison: Comparison) -> Table:
+    """Accuracy lost on other tasks where arms have taken equal steps, and where they are equally accurate."""
+    from whet.terminal.console import amount
+
+    found = comparison.forgetting
+    steps, target = found["at_steps"], found["at_accuracy"]
+    heads = [f"at {steps['steps']:.0f} steps" if steps else "",
+             f"at accuracy {target['accuracy']:.3f}" if target else "at equal accuracy", "FLOPs there"]  # fmt: skip
+    rows = []
+    for place, arm in enumerate(comparison.ranked if steps else [], 1):
+        there = target["arms"].get(arm.label) if target else None
+        flops = amount(there["flops"]) if there else ""
+        rows.append(([str(place), arm.label], [_lost(steps["arms"][arm.label]), _lost(there), flops]))
+    return _armed(heads, rows, "forgetting, 95 %")
 
 
 def differences(comparison: Comparison) -> Table:
@@ -58,8 +92,10 @@ def differences(comparison: Comparison) -> Table:
     from whet.terminal.console import known, table
 
     metric = comparison.metric
-    made = table("difference", metric.replace("_", " "), "95 %", "p", "p, corrected",
-                 right=(metric.replace("_", " "), "p", "p, corrected"))  # fmt: skip
+    heads = [metric.replace("_", " "), "95 %", "p", "p, corrected"]
+    made = table("difference", *heads, right=(heads[0], *heads[2:]))
+    made.columns[0].no_wrap, made.columns[0].overflow = False, "fold"
+    made.columns[2].no_wrap = True
     place = {arm.label: i for i, arm in enumerate(comparison.ranked)}
     for d in comparison.scores.differences(metric):
         turned = place[d.a] > place[d.b]
@@ -87,11 +123,25 @@ def remarks(comparison: Comparison) -> list[str]:
     elif len(comparison.arms) > 1:
         found.append(f"smallest difference in {comparison.metric} that every pair would have shown (80 % power): "
                      f"{scores.detectable(comparison.metric):.3f}")  # fmt: skip
+    found += forgetting_remarks(comparison.forgetting)
     for label, tried in comparison.tried.items():
         chosen = ", ".join(f"{k}={v}" for k, v in tried[0].settings.items())
         cost = sum(c.last.flops for c in tried)
         found.append(f"{label}: {chosen}, the best of {len(tried)} on validation ({cost:.2g} FLOPs beside the budget)")
     return found
+
+
+def forgetting_remarks(found: Mapping[str, Any]) -> list[str]:
+    """Which tasks forgetting is of, and what could not be compared."""
+    if not found["tasks"]:
+        return []
+    said = [f"forgetting ({found['suite'] or 'tasks of its own'}): accuracy lost on {', '.join(found['tasks'])}; "
+            f"{found['n']} problems of each at the end, {found['look_n']} where arms are equal"]  # fmt: skip
+    said += [f"not compared: {found['why']}"] if found["why"] else []
+    missed = found["at_accuracy"]["missed"] if found["at_accuracy"] else {}
+    return said + [
+        f"{arm} does not come to the accuracy that the others are compared at: {why}" for arm, why in missed.items()
+    ]
 
 
 def show_verdict(verdict: Verdict, screen: Console) -> None:
@@ -122,7 +172,7 @@ def add_commands(app: typer.Typer, panel: str | None = None) -> None:
                                       "then settings of all runs, as test_n=256", show_default=False)
         ],
         task: Annotated[str, typer.Option(help="a task's name, a JSONL file, or hub:ORG/NAME")] = "chain-sum",
-        model: Annotated[str | None, typer.Option(help="a folder or Hub name; none is the shipped base")] = None,
+        model: Annotated[str | None, typer.Option(help="base, micro, a folder or Hub name; none is base")] = None,
         budget: Annotated[
             str | None, typer.Option(help="of each run: flops:2e13, tokens:1e6, steps:100 or minutes:5")
         ] = None,
@@ -159,15 +209,22 @@ def add_commands(app: typer.Typer, panel: str | None = None) -> None:
         full: Annotated[bool, typer.Option("--full", help="the larger scale, for machines that have it")] = False,
         jobs: Annotated[int, typer.Option(min=1, help="processes")] = 1,
         results: Annotated[Path, typer.Option(help="where cells and verdicts lie")] = Path("results"),
+        docs: Annotated[Path, typer.Option(help="where the ledger is, if there is one: it is written anew")] = Path(
+            "docs"
+        ),
         device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")] = "auto",
     ) -> None:
-        """Does a paper's claim hold at small scale? Run its study and judge it."""
+        """Does a paper's claim hold at small scale? Run its study, judge it, and write its page."""
+        from whet.report import ledger
         from whet.reproduce import reproduce as run
         from whet.terminal.console import console, quiet_libraries
 
         quiet_libraries()
         found = run(study, quick=quick, full=full, jobs=jobs, results=results, device=device, watch=_tell())
         show_verdict(found, console())
+        if found.found and (docs / "ledger.md").exists():
+            for page in ledger.write(results, docs):
+                _tell()(f"{page} is written")
 
 
 def _tell() -> Callable[[str], None]:
@@ -176,6 +233,29 @@ def _tell() -> Callable[[str], None]:
 
     screen = console(stderr=True)
     return lambda text: screen.print(text, markup=False, style="dim", soft_wrap=True)
+
+
+def _armed(heads: Sequence[str], rows: Sequence[tuple[Sequence[str], Sequence[str]]], name: str = "arm") -> Table:
+    """A table of arms. A long arm is folded, so that the numbers stay whole."""
+    from rich.text import Text
+
+    from whet.terminal.console import table
+
+    made = table("", name, *heads, right=("", *(head for head in heads if head != "95 %")))
+    for place, column in enumerate(made.columns):
+        column.no_wrap = place != 1
+    made.columns[1].overflow, made.columns[1].min_width = "fold", 12
+    for (place, arm), cells in rows:
+        made.add_row(place, Text(arm), *cells, style="dim" if arm == START else "")
+    return made
+
+
+def _lost(found: Mapping[str, Any] | None) -> str:
+    """Forgetting with half the width of its interval, which is symmetric."""
+    if found is None:
+        return "-"
+    half = found["high"] - found["value"]
+    return f"{found['value']:+.3f}" + (f" ± {half:.3f}" if half == half else "")
 
 
 def _metrics(names: Sequence[str], interval: Callable[[str], Interval]) -> list[str]:

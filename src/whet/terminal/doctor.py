@@ -25,8 +25,8 @@ from whet.terminal.console import console, quiet_libraries
 from whet.terminal.memory import estimate, memory_table
 
 NEEDED = ("whet", "torch", "transformers", "tokenizers", "safetensors", "peft", "pydantic", "typer", "rich")
-EXTRAS = {"reasoning-gym": "tasks", "math-verify": "tasks", "datasets": "data", "accelerate": "scale", "ray": "scale",
-          "bitsandbytes": "quant"}  # fmt: skip
+EXTRAS = {"reasoning-gym": "tasks", "math-verify": "tasks", "gymnasium": "tasks", "datasets": "data",
+          "accelerate": "scale", "ray": "scale", "bitsandbytes": "quant"}  # fmt: skip
 
 
 def doctor(config: RunConfig) -> None:
@@ -45,7 +45,8 @@ def doctor(config: RunConfig) -> None:
         )
     made.add_row("devices", ", ".join(devices()))
     made.add_row("threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores")
-    made.add_row("shipped base", shipped())
+    for name in base.SHIPPED:
+        made.add_row(f"shipped {name}", shipped(name))
     screen.print(made)
     screen.print()
     model, tokenizer = shapes(config.model)
@@ -81,9 +82,9 @@ def devices() -> list[str]:
     return found + (["mps"] if torch.backends.mps.is_available() else [])
 
 
-def shipped() -> str:
-    """Where the base that ships with the package lies."""
-    folder = base.shipped()
+def shipped(name: str) -> str:
+    """Where a base that ships with the package lies."""
+    folder = base.shipped(name)
     return str(folder) if (folder / "config.json").exists() else f"[red]missing[/] in {folder}"
 
 

@@ -154,8 +154,8 @@ class Display:
     def numbers(self) -> list[tuple[str, str]]:
         """(name, text) of what there is to say about the recent steps."""
         if not self.reinforced:
-            losses = [k for row in list(self.recent)[-1:] for k in row if k.startswith("loss/")]
-            found = [(k.removeprefix("loss/"), f"{self.mean(k):.4f}") for k in losses]
+            losses = [k for row in list(self.recent)[-1:] for k in row if "loss/" in k]
+            found = [(k.replace("loss/", ""), f"{self.mean(k):.4f}") for k in losses]
             found += [("accuracy", share(self.mean("accuracy")))] if known(self.mean("accuracy")) else []
             found.append(("gradient norm", f"{self.mean('grad_norm'):.3g}"))
             found.append(("learning rate", f"{self.recent[-1].get('lr', math.nan):.2e}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import typer
 from whet.config import RunConfig
 from whet.errors import WhetError
 from whet.launch import Result, Run
+from whet.ranks import Ranks
 from whet.recipes.recipe import get_recipe
 from whet.runs import RunFolder
 from whet.runs.index import record
@@ -35,14 +37,20 @@ def train(
     Raises:
         WhetError: for everything that the user can mend.
         typer.Exit: 130 after a second Ctrl-C.
+
+    Under torchrun every rank does it, and the first one reports.
     """
     quiet_libraries()
+    ranks = Ranks.here()
+    if not ranks.first:  # what the first rank notes, the others need not repeat
+        logging.getLogger("whet").setLevel(logging.ERROR)
+        logging.getLogger("whet.ranks").setLevel(logging.WARNING)
     if resume is not None and (recipe or words or settings or out or dry_run):
         raise WhetError(f"a resumed run takes everything from {resume / 'run.yaml'}: give --resume and nothing else")
     if dry_run:
         rehearse(config_of(recipe, words, settings), out)
         return
-    with Interrupt() as interrupt, display(interrupt, quiet=quiet) as shown:
+    with Interrupt() as interrupt, display(interrupt, quiet=quiet or not ranks.first) as shown:
         try:
             if resume is not None:
                 run = Run.reopen(resume, watcher=shown, stop=interrupt)
@@ -53,8 +61,11 @@ def train(
             result = run.go()
         except KeyboardInterrupt:
             shown.__exit__()
-            stopped(out if out and (out / "run.yaml").exists() else None, shown)
+            if ranks.first:
+                stopped(out if out and (out / "run.yaml").exists() else None, shown)
             raise typer.Exit(130 if interrupt.asked else 0) from None
+    if not ranks.first:
+        return
     if out is not None:
         record(out, say=note)
     if result.summary:
@@ -80,7 +91,7 @@ def config_of(recipe: str | None, words: Sequence[str], settings: Mapping[str, A
         if key in RunConfig.model_fields and key not in entry.arguments:
             raise WhetError(f"'{key}' is an option and no argument of recipe '{entry.name}': write "
                             f"--{key.replace('_', '-')} {arguments[key]}")  # fmt: skip
-    return RunConfig.make({**given, "recipe": entry.name, "arguments": entry.read(arguments)})
+    return RunConfig.make({"task": entry.task, **given, "recipe": entry.name, "arguments": entry.read(arguments)})
 
 
 def read_pairs(words: Sequence[str]) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """THE loop. It is blind to the algorithm: stages say where rows come from and what is learnt from them.
 
 A step is: draw, collect, score, estimate advantages, observe, gate, transform, update. All randomness is a function of
-(seed, stage, step), so that a run resumed from a checkpoint is the run that was not interrupted, bit for bit.
+(seed, stage, step), so that a run resumed from a checkpoint is the run that was not interrupted, bit for bit. Under several
+ranks each of them takes this same way, with the same rows; the work inside is dealt out (`whet.ranks`).
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ from torch import Tensor
 
 from whet.errors import WhetError
 from whet.models.policy import Policy
+from whet.ranks import together
 from whet.records import Row
 from whet.runs import RunFolder
-from whet.seeds import rng_for, seed_for
+from whet.seeds import seed_for
 from whet.sources import Scope, groups_of
 from whet.tasks import Task
 from whet.training import checkpoint, metrics
 from whet.training.budget import Pace
-from whet.training.learner import Learner
+from whet.training.learner import Learner, minibatches
 from whet.training.options import Evaluation, Observer, Options, Progress
+from whet.training.references import References
 from whet.training.scoring import prepare, score
 from whet.training.snapshots import copy_weights, frozen_copy, write_weights
 from whet.training.stage import Stage, Update
@@ -42,8 +45,8 @@ class Fit:
         stages: in order.
         task: the run's task.
         weights: which parameters move, for stages that do not say.
-        folder: where metrics and checkpoints go; None keeps nothing.
-        evaluate: called on validation; must return `accuracy`, and may return its standard `error`.
+        folder: where metrics and checkpoints go; None keeps nothing. The first rank writes.
+        evaluate: called on validation, on every rank; must return `accuracy`, and may return its standard `error`.
     """
 
     def __init__(
@@ -56,7 +59,9 @@ class Fit:
         self.task = task
         self.weights = weights or Weights()
         self.options = options or Options()
+        self.ranks = policy.ranks
         self.folder = folder
+        self.writer = folder if self.ranks.first else None
         self.evaluate = evaluate
         self.observer = observer
         self.progress = Progress()
@@ -67,9 +72,21 @@ class Fit:
         self._same_weights = len({id(self._stage_weights(s)) for s in self.stages}) == 1
         for stage in self.stages:
             stage.check()
+        self._check_base()
         self.pace = Pace([s.steps for s in self.stages], self.options.budget)
 
+    def _check_base(self) -> None:
+        """The base is put back by writing the parameters that the run began with; adapters that came in or were merged
+        since would stay as they were trained."""
+        injects = [self._stage_weights(s).injects for s in self.stages]
+        for index, stage in enumerate(self.stages):
+            anchored = stage.reference == "base" and stage.wants() & {"reference", "reference_logprob"}
+            if (stage.start == "base" or anchored) and len(set(injects[: index + 1])) > 1:
+                raise WhetError(f"stage '{stage.name}' goes back to the run's base, but adapters came in or were merged since: "
+                                "give adapters to all stages or to none, or start from 'last'")  # fmt: skip
+
     # -- the whole run ----------------------------------------------------------------------------------------------
+    @together()
     def run(self, resume: bool = False) -> Progress:
         """Run to the end, or from the newest checkpoint to the end."""
         state = self._restore_point() if resume else None
@@ -82,6 +99,8 @@ class Fit:
         for earlier in self.stages[:start]:  # a resumed run has the adapters and modules of the stages before
             self._attach(earlier)
             self._add_modules(earlier)
+            earlier.collect.bind(self.task)
+            self._announce(earlier)
         for index in range(start, len(self.stages)):
             self._enter(index, state if index == start else None)
             if self.progress.over or not self._run_stage(self.stages[index]):
@@ -109,17 +128,19 @@ class Fit:
             began = time.perf_counter()
             row = self._step(stage, progress.step)
             self.policy.meter.seconds += time.perf_counter() - began
+            self.policy.meter.sum(self.ranks)
             progress.step += 1
             progress.total += 1
             spent = {"flops": self.policy.meter.flops, "share": self.pace.share(progress, self.policy.meter)}
             self._note({"step": progress.total, "stage": stage.name, **row, **spent})
-            if options.milestones and self.folder and progress.total.bit_count() == 1:
-                place = self.folder.path / "milestones"
+            kept = stage.keep_every and progress.step % stage.keep_every == 0
+            if self.writer and (kept or (options.milestones and progress.total.bit_count() == 1)):
+                place = self.writer.path / "milestones"
                 place.mkdir(exist_ok=True)
                 save_file(self._copy_weights(), place / f"step-{progress.total:08d}.safetensors")
             if self.evaluate and options.eval_every and self._due(spent["share"]):
                 self._evaluate()
-            told = options.stop is not None and options.stop()
+            told = options.stop is not None and bool(self.ranks.sum({"told": options.stop()})["told"])
             progress.stopped_early = bool(options.patience) and progress.stale >= options.patience
             if told or progress.stopped_early or (options.save_every and progress.total % options.save_every == 0):
                 self._save()
@@ -141,6 +162,12 @@ class Fit:
             write_weights(self.policy, self._best)
         self._save()
 
+    def _within(self) -> float | None:
+        """The spent share of the stage, for schedules; None where its steps are counted."""
+        if self.options.budget:
+            self.policy.meter.sum(self.ranks)
+        return self.pace.within(self.progress, self.policy.meter)
+
     # -- a stage ----------------------------------------------------------------------------------------------------
     def _stage_weights(self, stage: Stage) -> Weights:
         return stage.weights or self.weights
@@ -161,20 +188,26 @@ class Fit:
             self.policy.model.eval()
             began = time.perf_counter()
             stage.collect.prepare(stage.problems, self.policy, self.scope)
+            self._share_made(stage)
             self.policy.meter.seconds += time.perf_counter() - began
+            self.policy.meter.sum(self.ranks)
             self.pace.enter(self.progress, self.policy.meter, stage.name)
+            if stage.collect.condition not in (None, self.policy.format.condition):
+                # answers are announced otherwise from here on: the best ones so far were to another prompt
+                self._best, self.progress.best, self.progress.best_step = {}, float("-inf"), -1
             if stage.start == "base":
                 write_weights(self.policy, self._base)
+        self._announce(stage)
         self._make_reference(index, stage, fresh=state is None)
         weights = self._stage_weights(stage)
         weights.at_stage_start(self.policy)
         if state is not None:
             write_weights(self.policy, state["weights"])
+        self.references = References()
         self.learners = [
             Learner(
                 update, self.policies, weights, steps=stage.steps * update.steps, token_budget=options.token_budget,
-                temperature=stage.collect.temperature, budget=stage.collect.budget,
-                share=lambda: self.pace.within(self.progress, self.policy.meter),
+                temperature=stage.collect.temperature, budget=stage.collect.budget, share=self._within,
             )
             for update in stage.updates
         ]  # fmt: skip
@@ -182,12 +215,13 @@ class Fit:
             parts = state["parts"]
             stage.load_state_dict(parts["stage"])
             weights.load_state_dict(parts["weights"])
+            self.references.load_state_dict(parts["references"])
             for learner, saved in zip(self.learners, parts["learners"], strict=True):
                 learner.load_state_dict(saved)
-        made = stage.collect.counts
-        if made and state is None and self.folder:
+        made = {**stage.problems.counts, **stage.collect.counts}
+        if made and state is None and self.writer:
             counts = {f"collected/{what}": n for what, n in made.items()}
-            self.folder.append_metrics({"step": self.progress.total, "stage": stage.name, **counts})
+            self.writer.append_metrics({"step": self.progress.total, "stage": stage.name, **counts})
         if self.observer:
             self.observer.stage(index, stage, [*stage.describe(), *(f"  {what}: {n}" for what, n in made.items())])
 
@@ -196,6 +230,16 @@ class Fit:
         if weights is not self._attached:
             weights.attach(self.policy, self.options.seed)
             self._attached = weights
+
+    def _share_made(self, stage: Stage) -> None:
+        """What a collector made at entry is the first rank's: it may rest on a clock (a verdict that came too late)."""
+        made = self.ranks.broadcast(stage.collect.state_dict())
+        if not self.ranks.first:
+            stage.collect.load_state_dict(made)
+
+    def _announce(self, stage: Stage) -> None:
+        if stage.collect.condition is not None:
+            self.policy.format.condition = stage.collect.condition
 
     def _add_modules(self, stage: Stage) -> None:
         for name, make in stage.modules.items():
@@ -217,7 +261,7 @@ class Fit:
             weights = self._base or self._copy_weights()  # when resuming, nothing was restored yet
         elif fresh:
             weights = self._copy_weights()
-            if stored:
+            if stored and self.writer:
                 stored.parent.mkdir(exist_ok=True)
                 save_file(weights, stored)
         else:
@@ -235,10 +279,11 @@ class Fit:
         for buffer in stage.buffers.values():
             buffer.add(seen)
         found: dict[str, Any] = metrics.of_rows(seen, rows) if stage.reward else {}
-        with timed(clock, "learn"):
+        with self._timed(clock, "learn"):
             self.policy.model.train(self.policy.checkpointing)
-            for update, learner in zip(stage.updates, self.learners, strict=True):
-                found |= self._update(stage, update, learner, rows, seed)
+            for name, update, learner in zip(stage.metric_names(), stage.updates, self.learners, strict=True):
+                taken = self._update(stage, update, learner, rows, seed)
+                found |= {name + key: value for key, value in taken.items()}
         self.scope.known.clear()
         return {**found, **{f"seconds/{k}": v for k, v in clock.items()}}
 
@@ -246,28 +291,42 @@ class Fit:
         """All rows seen and the rows admitted; a refilling gate draws until `batch` groups are admitted."""
         seen: list[Row] = []
         admitted: list[list[Row]] = []
-        wants = stage.wants()
+        first = stage.wants_of_all()
         for draw in range(stage.gate.max_draws if stage.gate.refill else 1):
             self.scope.seed = seed_for(seed, "draw", draw)
-            with timed(clock, "sample"):
+            with self._timed(clock, "sample"):
                 rows = stage.collect.rows(stage.problems, stage.batch, self.policy, self.scope)
             for row in rows:
                 for sample in row.all():
                     sample.check()
-            with timed(clock, "score"):
+            with self._timed(clock, "score"):
                 if stage.reward is not None:
                     score(rows, stage.reward, self.policy, self.scope)
-                prepare(rows, wants, self.policies, stage.collect.temperature, self.options.token_budget)
+                self._prepare(rows, stage, first)
                 if stage.advantage is not None:
                     stage.advantage(rows)
             stage.problems.observe(rows)
             seen += rows
             if stage.reward is None:
-                return seen, seen
+                admitted = [rows]
+                break
             admitted += [group for group in groups_of(rows) if stage.gate.admits(group)]
             if len(admitted) >= stage.batch:
                 break
-        return seen, [row for group in admitted[: stage.batch] for row in group]
+        chosen = [row for group in admitted[: stage.batch] for row in group]
+        with self._timed(clock, "score"):
+            self._prepare(chosen, stage, stage.wants() - first)
+        return seen, chosen
+
+    def _prepare(self, rows: Sequence[Row], stage: Stage, wants: frozenset[str]) -> None:
+        prepare(rows, wants, self.policies, stage.collect.temperature, self.options.token_budget, self.references)
+
+    @contextmanager
+    def _timed(self, clock: dict[str, float], name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        self.ranks.at = f"step {self.progress.total + 1}, {name}"
+        yield
+        clock[name] += time.perf_counter() - began
 
     def _update(self, stage: Stage, update: Update, learner: Learner, rows: list[Row], seed: int) -> dict[str, Any]:
         chosen = rows if update.rows == "rows" else stage.buffers[update.rows].take()
@@ -285,7 +344,8 @@ class Fit:
         """Look at validation. Kept are the latest weights within one standard error of the best: a lucky evaluation
         early on must not throw the rest of the training away."""
         assert self.evaluate is not None
-        found = self.evaluate(self.policy)
+        self.ranks.at = "evaluation"
+        found = self.ranks.broadcast(self.evaluate(self.policy))
         progress, value = self.progress, found["accuracy"]
         improved = value > progress.best
         progress.stale = 0 if improved else progress.stale + 1
@@ -295,47 +355,53 @@ class Fit:
             if self.options.keep == "best":
                 self._best = self._copy_weights()
         row = {"step": progress.total, **{f"validation/{k}": v for k, v in found.items()}}
-        if self.folder:
-            self.folder.append_metrics(row)
+        if self.writer:
+            self.writer.append_metrics(row)
         if self.observer:
             self.observer.evaluated(row)
 
     def _note(self, row: Mapping[str, Any]) -> None:
-        if self.folder:
-            self.folder.append_metrics(row)
+        if self.writer:
+            self.writer.append_metrics(row)
         if self.observer:
             self.observer.step(row)
 
     def _save(self) -> None:
-        if not self.folder:
+        if self.ranks.size > 1:
+            moved = self.policy.trainable_parameters().values()
+            self.ranks.agree("their weights", [float(p.detach().double().sum()) for p in moved])
+        if not self.writer:
             return
         stage = self.stages[self.progress.stage]
         parts = {
             "stage": stage.state_dict(),
             "weights": self._stage_weights(stage).state_dict(),
             "learners": [learner.state_dict() for learner in self.learners],
+            "references": self.references.state_dict(),
         }
         state = {
             "progress": vars(self.progress).copy(),
             "meter": self.policy.meter.as_dict(),
-            "files": self.folder.position(),
+            "files": self.writer.position(),
             "parts": parts,
             "best": self._best,
         }
-        checkpoint.save(self.folder.checkpoints, self.progress.total, self._copy_weights(), state)
+        checkpoint.save(self.writer.checkpoints, self.progress.total, self._copy_weights(), state)
 
     def _restore_point(self) -> dict[str, Any] | None:
         """The newest checkpoint's state; the growing files are cut back to it."""
         if self.folder is None:
             raise WhetError("a run without a folder cannot be resumed")
-        whole = checkpoint.found(self.folder.checkpoints)
+        whole = self.ranks.broadcast(checkpoint.found(self.writer.checkpoints) if self.writer else [])
         if not whole:
-            self.folder.rewind({"metrics.jsonl": 0})
+            if self.writer:
+                self.writer.rewind({"metrics.jsonl": 0})
             return None
         weights, state = checkpoint.load(whole[-1])
         self.progress = Progress(**state["progress"])
         self.policy.meter.load(state["meter"])
-        self.folder.rewind(state["files"])
+        if self.writer:
+            self.writer.rewind(state["files"])
         self._best = state["best"]
         return {"weights": weights, "parts": state["parts"]}
 
@@ -343,22 +409,6 @@ class Fit:
     def _copy_weights(self) -> dict[str, Tensor]:
         """Copies of everything that moves in any stage, by name (tied weights once)."""
         return copy_weights(self.policy, moving=self._same_weights)
-
-
-def minibatches(rows: Sequence[Row], n: int, seed: int, epoch: int) -> list[list[Row]]:
-    """`n` parts of nearly equal size, shuffled anew each epoch; a part may be empty when there are fewer rows."""
-    if n == 1:
-        return [list(rows)]
-    order = list(range(len(rows)))
-    rng_for(seed, "minibatches", epoch).shuffle(order)
-    return [[rows[i] for i in order[k::n]] for k in range(n)]
-
-
-@contextmanager
-def timed(clock: dict[str, float], name: str) -> Iterator[None]:
-    began = time.perf_counter()
-    yield
-    clock[name] += time.perf_counter() - began
 
 
 __all__ = ["Evaluation", "Fit", "Observer", "Options", "Progress", "frozen_copy", "minibatches"]

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from whet.errors import WhetError
-from whet.models.packing import micro_batches
 from whet.models.policy import Policy
 from whet.objectives.forward import Context
 from whet.records import Row
+from whet.seeds import rng_for
+from whet.training import metrics
 from whet.training.stage import Update
 from whet.weights import Weights
 
@@ -24,7 +25,7 @@ class Learner:
 
     Args:
         steps: optimizer steps it will take in the stage (for the schedule).
-        token_budget: padded tokens in a micro-batch.
+        token_budget: tokens run at once, those that pad too.
         temperature, budget: passed on to the objective's context.
         share: the share of the stage that is done, where a budget ends it and not a number of steps.
     """
@@ -36,6 +37,7 @@ class Learner:
         self.update = update
         self.policies = policies
         self.policy = policies["policy"]
+        self.ranks = self.policy.ranks
         self.weights = weights
         self.steps = max(1, steps)
         self.token_budget = token_budget
@@ -55,42 +57,64 @@ class Learner:
             self.skipped += 1
             self.policy.meter.idle_steps += 1
             return {"skipped": 1.0}
-        share = self.share()
-        position = self.taken if share is None else share * self.steps
-        rate = self.peak * self.update.optimizer.scale(position, self.steps)
+        rate = self.peak * self.update.optimizer.scale(self.position, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        metrics = self.accumulate(rows, seed, where)
+        found = self.accumulate(rows, seed, where)
         self.weights.after_grads(self.parameters)
         self.weights.mask(self.parameters)
-        metrics["grad_norm"] = self._clip(where)
-        metrics["lr"] = rate
+        found["grad_norm"] = self._clip(where)
+        found["lr"] = rate
         self.optimizer.step()
         self.weights.after_step(self.parameters)
         self.taken += 1
         self.policy.meter.optimizer_steps += 1
         if self.weights.every and self.taken % self.weights.every == 0:
             self.weights.every_n_steps(self.policy, self.taken)
-        return metrics
+        return found
+
+    @property
+    def position(self) -> float:
+        """Optimizer steps done, for schedules; where a budget ends the stage, its spent share of `steps`."""
+        share = self.share()
+        return self.taken if share is None else share * self.steps
 
     def accumulate(self, rows: Sequence[Row], seed: int, where: str = "") -> dict[str, float]:
-        """Write the gradient of the whole batch. The counts come first, so that micro-batches cannot change it."""
+        """Write the gradient of the whole batch, of which each rank runs its share. The counts are those of the whole batch
+        and come first, so that neither micro-batches nor ranks can change it."""
         objective = self.update.loss
         counts = objective.counts(rows, self.budget)
+        position = self.position  # one for all micro-batches, while the budget is being spent
         self.optimizer.zero_grad(set_to_none=True)
         losses: dict[str, float] = defaultdict(float)
         logs: dict[str, list[Tensor]] = defaultdict(list)
-        for micro in micro_batches(rows, self.token_budget, key=_coupling(objective.couples)):
-            ctx = Context(micro, self.policies, counts, seed, self.temperature, self.budget)
+        together, key = objective.together, _coupling(objective.couples)
+        for micro in self.policy.micro_batches(self._share(rows), self.token_budget, key, padded=objective.padded):
+            how = (self.temperature, self.budget, position, self.steps, together)
+            ctx = Context(micro, self.policies, counts, seed, *how)
             self._backward(objective.total(ctx), losses, where, micro)
             for name, values in ctx.logs.items():
                 logs[name] += values
-        ctx = Context([], self.policies, counts, seed)
-        self._backward(objective.total(ctx, scope="parameters"), losses, where, [])
+        if self.ranks.first:
+            ctx = Context([], self.policies, counts, seed, step=position, steps=self.steps)
+            self._backward(objective.total(ctx, scope="parameters"), losses, where, [])
         learnt = sum(s.count_learnt() for row in rows for role in objective.roles for s in row.get(role))
         self.policy.meter.learnt_tokens += learnt
-        logged = {name: _reduce(name, torch.cat(values)) for name, values in logs.items()}
-        return {**{f"loss/{k}": v for k, v in losses.items()}, **logged, "learnt_tokens": float(learnt)}
+        self.ranks.agree("the rows that they learn from", (counts, learnt))
+        self.ranks.sum_gradients(self.parameters.values())
+        own = {name: (_reduce(name, torch.cat(values)), sum(map(len, values))) for name, values in logs.items()}
+        return {**metrics.merge(self.ranks.gather((losses, own))), "learnt_tokens": float(learnt)}
+
+    def _share(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows that this rank runs. Groups stay whole: their prompt is run once, and terms may couple them."""
+        if self.ranks.size == 1:
+            return list(rows)
+        whole = self.update.loss.couples == "batch"
+        units: dict[object, list[Row]] = {}
+        for place, row in enumerate(rows):
+            units.setdefault("all" if whole else row.group_id or place, []).append(row)
+        share = self.ranks.share(list(units.values()), cost=lambda unit: sum(len(s) for r in unit for s in r.all()))
+        return [row for unit in share for row in unit]
 
     def _backward(
         self, parts: Mapping[str, tuple[Tensor, float]], losses: dict[str, float], where: str, rows: Sequence[Row]
@@ -136,3 +160,12 @@ def _coupling(couples: str) -> Callable[[Row], object] | None:
     if couples == "batch":
         return lambda row: "all"
     return None
+
+
+def minibatches(rows: Sequence[Row], n: int, seed: int, epoch: int) -> list[list[Row]]:
+    """`n` parts of nearly equal size, shuffled anew each epoch; a part may be empty when there are fewer rows."""
+    if n == 1:
+        return [list(rows)]
+    order = list(range(len(rows)))
+    rng_for(seed, "minibatches", epoch).shuffle(order)
+    return [[rows[i] for i in order[k::n]] for k in range(n)]

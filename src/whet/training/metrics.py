@@ -38,6 +38,27 @@ def mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return found
 
 
+def merge(ranks: Sequence[tuple[Mapping[str, float], Mapping[str, tuple[float, int]]]]) -> dict[str, float]:
+    """What an optimizer step reports, of all ranks.
+
+    Args:
+        ranks: of each, its share of each term's loss, and what its terms logged as (mean, how many values); of what is
+            called `*_max`, the maximum instead of the mean.
+    """
+    found: dict[str, float] = {}
+    for losses, _ in ranks:
+        for name, loss in losses.items():
+            found[f"loss/{name}"] = found.get(f"loss/{name}", 0.0) + loss
+    for name in dict.fromkeys(name for _, logged in ranks for name in logged):
+        parts = [logged[name] for _, logged in ranks if name in logged and logged[name][1]]
+        if len(parts) == 1 or name.endswith("_max"):
+            found[name] = max(value for value, _ in parts)
+        else:
+            total = sum(n for _, n in parts)
+            found[name] = sum(value * n for value, n in parts) / total if total else math.nan
+    return found
+
+
 def _mean(values: Iterable[float]) -> float:
     known = [v for v in values if not math.isnan(v)]
     return sum(known) / len(known) if known else math.nan

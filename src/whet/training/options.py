@@ -27,7 +27,7 @@ class Options:
 
     Attributes:
         seed: root of the seed tree.
-        token_budget: padded tokens in a micro-batch.
+        token_budget: tokens run at once in a micro-batch, those that pad too.
         eval_every: steps between evaluations on validation; 0 is never.
         evaluations: that many at equal shares of the run instead, so that arms of equal budget are looked at equally often.
         patience: evaluations without a new best before stopping; 0 is never.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 import torch
@@ -31,13 +30,11 @@ def own_name(name: str) -> str:
 
 
 def frozen_copy(policy: Policy, weights: Mapping[str, Tensor]) -> Policy:
-    """A copy of the policy with the given weights, that neither trains nor samples."""
-    copied = copy.copy(policy)
-    copied.model, copied.peft = copy.deepcopy(policy.model), None
+    """A copy of the policy with the given weights, that is not trained."""
+    copied = policy.frozen()
     own = {own_name(n): p for n, p in copied.model.named_parameters()}
     with torch.no_grad():
         for name, value in weights.items():
             if name in own:
                 own[name].copy_(value)
-    copied.model.requires_grad_(False).eval()
     return copied

@@ -91,6 +91,7 @@ class Stage:
         transforms: small functions on the admitted rows, in order.
         modules: further networks, e.g. {"value": fn(policy) -> nn.Module}.
         start: `last` goes on from the stage before, `base` from the run's first weights.
+        keep_every: keep the weights after each so many steps in the run folder's `milestones`, for claims about the way.
         reference: what a reference model is: the policy when the stage `start`s, or the run's `base`.
     """
 
@@ -108,6 +109,7 @@ class Stage:
     modules: Mapping[str, Callable[[Policy], nn.Module]] = field(default_factory=dict)
     start: str = "last"
     reference: str = "start"
+    keep_every: int = 0
     name: str = "train"
 
     def needs(self) -> frozenset[str]:
@@ -122,6 +124,20 @@ class Stage:
         if any(u.steps > 1 for u in self.updates if u.rows == "rows") and self.reward is not None:
             found |= {"old_logprob"}
         return found
+
+    def wants_of_all(self) -> frozenset[str]:
+        """Of these, what every row needs that was seen: the advantage comes before the gate, and buffers keep rows that it
+        drops. The rest is prepared for what the gate admitted."""
+        if self.buffers:
+            return self.wants()
+        return frozenset(self.advantage.needs if self.advantage is not None else ())
+
+    def metric_names(self) -> list[str]:
+        """What the metrics of each update begin with: nothing for the first, `hardest/` for one on the buffer of that
+        name, `rows-2/` for a second one on the same rows."""
+        rows = [u.rows for u in self.updates]
+        names = [r if r != "rows" and rows.count(r) == 1 else f"{r}-{i}" for i, r in enumerate(rows, 1)]
+        return ["", *(f"{name}/" for name in names[1:])]
 
     def check(self) -> None:
         """Refuse at the start what cannot work."""

@@ -23,6 +23,7 @@ class Weights:
     """Full fine-tuning, and the base of every other choice. Hooks do nothing by default."""
 
     name = "full"
+    injects: bool = False  # whether it puts parameters of its own beside the model's (adapters)
     every: int = 0  # call `every_n_steps` after each so many optimizer steps; 0 never
 
     def attach(self, policy: Policy, seed: int) -> None:
@@ -66,6 +67,8 @@ class Lora(Weights):
         alpha: scale of the update is alpha / r (alpha / sqrt(r) for `rslora`); 2 r where nothing is said.
         variant: `lora`, `rslora` (2312.03732), `dora` (2402.09353).
     """
+
+    injects = True
 
     def __init__(self, rank: int | None = None, alpha: float | None = None, variant: str = "lora") -> None:
         self.name = variant

@@ -9,7 +9,6 @@ from __future__ import annotations
 from whet.objectives import nll
 from whet.recipes.recipe import Recipe, recipe
 from whet.sources import Documents, Mixture, Part
-from whet.tasks import get_task
 from whet.training.optimizer import AdamW
 from whet.training.stage import Stage, Update
 
@@ -26,14 +25,14 @@ def pretrain(
     """Learn documents of a mixture of tasks, token by token.
 
     Args:
-        mixture: parts as `task*share~worked`, separated by `;`, e.g. `chain-sum:level=3*2~0.35;sort*1~1`.
+        mixture: parts as `task*share~worked#rows`, separated by `;`, e.g. `chain-sum:level=3*2~0.35;sort*1~1`.
         parts: the same as a list of `Part`, from Python.
         steps: optimizer steps.
         batch: documents a step.
         lr: peak learning rate; cosine to a tenth.
         prompt_weight: weight of prompt tokens in the loss.
     """
-    chosen = parts or [_part(text) for text in (mixture or "chain-sum").split(";")]
+    chosen = parts or Part.read(mixture or "chain-sum")
     optimizer = AdamW(lr=lr, betas=(0.9, 0.95), weight_decay=0.1, warmup=0.02, schedule="cosine")
     return Recipe([
         Stage(
@@ -41,9 +40,3 @@ def pretrain(
             updates=[Update(nll(), optimizer=optimizer)], name="pretrain",
         )
     ])  # fmt: skip
-
-
-def _part(text: str) -> Part:
-    text, _, worked = text.partition("~")
-    spec, _, share = text.partition("*")
-    return Part(get_task(spec), float(share or 1), float(worked or 1))

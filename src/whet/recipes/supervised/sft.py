@@ -10,9 +10,12 @@ average is over the tokens of the whole optimizer batch, whatever the micro-batc
 
 from __future__ import annotations
 
+from typing import Any
+
+from whet.errors import WhetError
 from whet.objectives import Objective, Term, nll
 from whet.recipes.recipe import Recipe, recipe
-from whet.sources import Demonstrations
+from whet.sources import Collector, Demonstrations, Mixture, Part, Problems, Uniform
 from whet.training.optimizer import AdamW, Rate
 from whet.training.stage import Stage, Update
 
@@ -28,6 +31,10 @@ def sft(
     weight_decay: float = 0.0,
     rationale: bool = True,
     normalise: str = "token",
+    limit: int = 0,
+    mixture: str = "",
+    mixture_temperature: float = 1.0,
+    problems: Problems | None = None,
 ) -> Recipe:
     """Supervised fine-tuning on demonstrations.
 
@@ -41,10 +48,38 @@ def sft(
         weight_decay: AdamW's, on matrices.
         rationale: whether the gold rationale stands before the answer.
         normalise: token, sequence, sequence-sum, constant, row or none.
+        limit: learn from the first so many problems only, again and again; 0 for all.
+        mixture: learn from these tasks instead of the run's own, as `task#rows`, separated by `;`.
+        mixture_temperature: 1 sees every row once an epoch, more evens out the tasks' rates (inf makes them equal).
+        problems: from Python, another source of problems.
     """
     optimizer = AdamW(lr=lr, warmup=warmup, schedule=schedule, weight_decay=weight_decay)
     loss = objective if objective is not None else nll(normalise=normalise)
+    if bool(limit) + bool(mixture) + (problems is not None) > 1:
+        raise WhetError("limit, mixture and problems each say where demonstrations come from; give one (a mixture's rows as "
+                        "task#rows)")  # fmt: skip
+    if mixture:
+        problems = Mixture(Part.read(mixture), temperature=mixture_temperature)
     return Recipe([
-        Stage(collect=Demonstrations(rationale), updates=[Update(loss, optimizer=optimizer)], steps=steps, batch=batch,
-              name="sft")
+        Stage(problems=problems or Uniform(limit=limit), collect=Demonstrations(rationale),
+              updates=[Update(loss, optimizer=optimizer)], steps=steps, batch=batch, name="sft")
     ])  # fmt: skip
+
+
+def sft_on(collect: Collector, *, warm: int = 0, **training: Any) -> Recipe:
+    """The same on rows that `collect` makes, once, when its stage is entered.
+
+    Args:
+        warm: steps of plain sft on the gold responses of the same problems before that: the policy that then answers them
+            knows the task, and training on its answers starts from the base again.
+        training: sft's own arguments.
+    """
+    if not training.get("rationale", True):
+        raise WhetError("rationale=false says how demonstrations are shown, and this recipe learns from other rows")
+    (stage,) = sft(**training).stages
+    stage.collect = collect
+    if not warm:
+        return Recipe([stage])
+    (first,) = sft(**{**training, "steps": warm}).stages
+    first.name, stage.start = "warm-up", "base"
+    return Recipe([first, stage])

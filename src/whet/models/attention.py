@@ -1,0 +1,120 @@
+"""Attention over a layout: the model's own attention, called on the rows that the layout cuts.
+
+It is registered with transformers as an implementation of its own, around the one that the model had: forwards without
+a layout go straight through.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from whet.models.layout import Index, Layout
+
+PREFIX = "whet_"
+INNER = ("sdpa", "eager")  # what it can be around
+
+
+def unsupported(model: Any, decoder: nn.Module) -> str | None:
+    """Why this architecture takes no layout, or None: it must hand its attention to transformers' interface."""
+    config: Any = decoder.config
+    known = inspect.signature(decoder.forward).parameters
+    if getattr(config, "is_encoder_decoder", False) or not getattr(config, "is_causal", True):
+        return "it is not a causal decoder"
+    if not getattr(model, "_supports_attention_backend", False):
+        return "its attention cannot be replaced"
+    if "position_ids" not in known or not any(p.kind is p.VAR_KEYWORD for p in known.values()):
+        return "its forward takes no positions"
+    other = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if other:
+        return f"it has layers of type {', '.join(sorted(other))}"
+    own = _inner(config)
+    return None if own in INNER else f"its attention is {own}"
+
+
+def forward(model: Any, decoder: nn.Module, layout: Layout) -> Tensor:
+    """(N, H) last hidden states of the layout's tokens, the final norm applied."""
+    inner = _inner(decoder.config)
+    if decoder.config._attn_implementation == inner:
+        # for good, not for this call: checkpointed layers are run once more in the backward
+        model.set_attn_implementation(PREFIX + inner)
+    out = decoder(
+        input_ids=layout.ids[None], position_ids=layout.positions[None], use_cache=False, layout=layout,
+        # a mask of four dimensions keeps transformers from making one of N x N; nobody reads it
+        attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=layout.ids.device),
+    )  # fmt: skip
+    return out.last_hidden_state[0]
+
+
+def disagreement(model: Any, decoder: nn.Module, tolerance: float) -> str | None:
+    """Why the model cannot be run over a layout, or None: its states must be those of each sequence alone."""
+    reason = unsupported(model, decoder)
+    if reason is not None:
+        return reason
+    device = next(model.parameters()).device
+    vocabulary = model.config.get_text_config().vocab_size
+    first, second = ([(7 * i + k) % vocabulary for i in range(12)] for k in (3, 4))
+    sequences = [first[:9], first[:6] + second[:5], first, second[:3]]
+    inner = _inner(decoder.config)
+    try:
+        with torch.no_grad():
+            layout = Layout.of(sequences, device)
+            ours = forward(model, decoder, layout)
+            for index, ids in enumerate(sequences):
+                read = torch.tensor([ids], device=device)
+                own = decoder(input_ids=read, use_cache=False).last_hidden_state[0].float()
+                places = torch.arange(len(ids), device=device)
+                found = ours[layout.find(torch.full_like(places, index), places)].float()
+                gap = float((found - own).abs().max() / own.abs().max().clamp(min=1e-6))
+                if not gap <= tolerance:
+                    reason = f"packed, its hidden states differ by {gap:.2g}"
+    except Exception as error:  # whatever a foreign architecture does not stand; the log names it
+        reason = f"{type(error).__name__}: {error}"
+    if reason is not None:
+        model.set_attn_implementation(inner)
+    return reason
+
+
+def _inner(config: Any) -> str:
+    return config._attn_implementation.removeprefix(PREFIX)
+
+
+def _around(inner: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    def attend(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
+        layout: Layout | None = None, **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        """As transformers calls it: (1, heads, N, D) to (1, N, heads, D)."""
+        own = sys.modules[type(module).__module__].eager_attention_forward if inner == "eager" else _SDPA
+        if layout is None:
+            return own(module, query, key, value, attention_mask, **kwargs)
+        query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
+        window = kwargs.get("sliding_window")
+        found = []
+        for index, part in enumerate(layout.parts):
+            mask = layout.bias(index, window, query.dtype) if inner == "eager" else layout.mask(index, window)
+            rows = [_rows(query, part.query_index, part.queries.shape)]
+            rows += [_rows(x, part.key_index, part.keys.shape) for x in (key, value)]
+            found.append(own(module, *rows, mask, **kwargs)[0].flatten(0, 1))
+        return layout.place.gather(torch.cat(found))[None], None
+
+    return attend
+
+
+def _rows(tokens: Tensor, index: Index, shape: torch.Size) -> Tensor:
+    """(R, heads, W, D) of tokens (N, heads, D)."""
+    return index.gather(tokens.flatten(1)).view(*shape, *tokens.shape[1:]).transpose(1, 2)
+
+
+_SDPA = ALL_ATTENTION_FUNCTIONS["sdpa"]
+for _name in INNER:
+    AttentionInterface.register(PREFIX + _name, _around(_name))
+    AttentionMaskInterface.register(PREFIX + _name, ALL_MASK_ATTENTION_FUNCTIONS[_name])
