@@ -40,7 +40,7 @@ def unsupported(model: Any, decoder: nn.Module) -> str | None:
     return None if own in INNER else f"its attention is {own}"
 
 
-def forward(model: Any, decoder: nn.Module, layout: Layout) -> Tensor:
+def forward(model: Any, decoder: Any, layout: Layout) -> Tensor:
     """(N, H) last hidden states of the layout's tokens, the final norm applied."""
     inner = _inner(decoder.config)
     if decoder.config._attn_implementation == inner:

@@ -155,7 +155,7 @@ class Boxes(Traced):
         label = " ".join(sorted(given))
         if sorted(given) == sorted(gold):
             return Verdict(1.0, "ok", parts, label=label)
-        return wrong(f"{problem.data['asked']} holds {problem.answer}, not {' '.join(given)}", label, **parts)
+        return wrong(f"{problem.data['asked']} holds {problem.answer}, not {' '.join(given)}", parts, label)
 
     # -- the machine ---------------------------------------------------------------------------------------------------
     def start(self, data: Mapping[str, Any]) -> State:

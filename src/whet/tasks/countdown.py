@@ -121,13 +121,13 @@ class Countdown(Traced):
         spare = Counter(used) - Counter(problem.data["numbers"])
         parts = {"uses": float(not spare), "value": float(value == target)}
         if spare:
-            return wrong(f"uses {' '.join(map(str, spare))} more often than it is given", **parts)
+            return wrong(f"uses {' '.join(map(str, spare))} more often than it is given", parts)
         if value != target:
             return wrong(
-                "divides by zero" if value is None else f"{expression.strip()} is {value}, not {target}", **parts
+                "divides by zero" if value is None else f"{expression.strip()} is {value}, not {target}", parts
             )
         if equals and int(claimed) != target:
-            return wrong(f"claims {claimed.strip()}, not {target}", **parts)
+            return wrong(f"claims {claimed.strip()}, not {target}", parts)
         return Verdict(1.0, "ok", parts)
 
     # -- the machine ---------------------------------------------------------------------------------------------------

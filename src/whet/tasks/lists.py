@@ -140,7 +140,7 @@ class Lists(Traced):
         label = " ".join(map(str, given))
         if given == gold:
             return Verdict(1.0, "ok", parts, label=label)
-        return wrong(f"{response.answer} is not {problem.answer}", label, **parts)
+        return wrong(f"{response.answer} is not {problem.answer}", parts, label)
 
     # -- the machine ---------------------------------------------------------------------------------------------------
     def start(self, data: Mapping[str, Any]) -> State:

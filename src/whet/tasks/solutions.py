@@ -145,7 +145,7 @@ class Solutions(Traced):
         parts = {"executed": float(value == gold), "stated": float(stated)}
         if value == gold:
             return Verdict(1.0, "ok", parts, label=str(value))
-        return wrong(f"the program gives {value}, not {problem.answer}", str(value), **parts)
+        return wrong(f"the program gives {value}, not {problem.answer}", parts, str(value))
 
     # -- the machine ---------------------------------------------------------------------------------------------------
     def start(self, data: Mapping[str, Any]) -> State:

@@ -213,8 +213,8 @@ def numbers_in(text: str | None) -> list[int] | None:
     return [int(w) for w in words] if all(re.fullmatch(r"-?[0-9]{1,12}", w) for w in words) else None
 
 
-def wrong(reason: str, label: str | None = None, **parts: float) -> Verdict:
-    return Verdict(0.0, "wrong", parts, reason, label)
+def wrong(reason: str, parts: Mapping[str, float], label: str | None = None) -> Verdict:
+    return Verdict(0.0, "wrong", dict(parts), reason, label)
 
 
 def unparseable(reason: str) -> Verdict:
