@@ -15,7 +15,7 @@ from typing import Any
 
 import whet
 
-TASKS = ("chain-sum", "mod-chain", "lists", "finance", "word-problem:level=3")
+TASKS = ("chain-sum", "mod-chain", "lists", "word-problem:level=3", "sort:level=3", "finance:level=2")
 RECIPES = ("sft", "grpo")
 
 

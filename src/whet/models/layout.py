@@ -25,8 +25,8 @@ SHORTEST = 4  # tokens: a shorter common beginning is no trunk
 SHARE = 1 / 8  # nor is one below this share of its sequences: masked attention costs about what it saves
 ALIKE = 0.7  # rows down to this share of the longest one are padded to it: another call costs about as much
 # A trunk's keys are copied for each row of branches. Branches in one row save copies and cost products with each other,
-# which are masked: measured on a CPU, the best is as many as are together a third of the trunk.
-BESIDE = 1 / 3
+# which are masked: measured on a CPU, up to the trunk's length together they are never dearer than a row each.
+BESIDE = 2 / 3
 
 
 Span = tuple[int, int]  # of tokens in the row: the first, and the one after the last
@@ -265,8 +265,7 @@ class _Writer:
             if len(self.sequences[member]) > trunk:
                 spans.append(self._segment(self.sequences[member][trunk:], trunk, parent))
         if spans:
-            longest = max(stop - start for start, stop in spans)
-            beside = max(1, int(BESIDE * trunk / longest))
+            beside = max(1, int(BESIDE * trunk * len(spans) / sum(stop - start for start, stop in spans)))
             for at in range(0, len(spans), beside):
                 row = spans[at : at + beside]
                 self.rows.append(((row[0][0], row[-1][1]), stem))
