@@ -15,7 +15,9 @@ from typing import Any
 
 import whet
 
-TASKS = ("chain-sum", "mod-chain", "lists", "word-problem:level=3", "sort:level=3", "finance:level=2")
+TASKS = (
+    "chain-sum", "mod-chain", "lists", "word-problem:level=3", "countdown", "solutions:level=3", "sort:level=3", "finance:level=2",
+)  # fmt: skip
 RECIPES = ("sft", "grpo")
 
 
