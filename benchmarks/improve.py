@@ -60,7 +60,8 @@ def main() -> None:
     cells = [json.loads(file.read_text()) for file in found if file.exists()]
     head = (
         "`python -m benchmarks.improve`: default arguments, seed 0, test n = 512. *apart*: the 95 % intervals do not "
-        "touch. Seconds on 2 cores, of training alone and of everything (evaluations before and after included).\n\n"
+        "touch. Seconds of training alone and of everything (evaluations before and after included), each run beside one or two "
+        "others on 2 cores.\n\n"
         "| recipe | task | before | after | apart | training s | all s |\n|---|---|---|---|---|---|---|\n"
     )
     (out / "improve.md").write_text(head + "\n".join(map(line, cells)) + "\n")
