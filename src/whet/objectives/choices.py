@@ -71,10 +71,6 @@ class ChoiceLoss(Term):
         if self.normalise != "row":
             raise WhetError(f"{self.name}: a choice is made once a row; normalise is row, not {self.normalise}")
 
-    def check(self, policy: Policy) -> None:
-        if self.view is not None:
-            self.view.check(policy)
-
     def total(self, ctx: Context) -> Tensor:
         found = scores(ctx.forward("choices", self.view), self.lengths)
         sizes = [len(row.get("choices")) for row in ctx.rows]

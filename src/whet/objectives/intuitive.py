@@ -16,7 +16,6 @@ from torch import Tensor
 
 from whet.errors import WhetError, unknown
 from whet.models.packing import Batch
-from whet.models.policy import Policy
 from whet.objectives.forward import Context
 from whet.objectives.objective import Term
 from whet.objectives.views import View
@@ -78,10 +77,6 @@ class Propagated(Term):
             raise WhetError(f"ift: gamma is between 0 and 1, not {self.gamma:g}")
         if self.form not in FORMS:
             raise unknown("form of ift", self.form, FORMS)
-
-    def check(self, policy: Policy) -> None:
-        if self.view is not None:
-            self.view.check(policy)
 
     def total(self, ctx: Context) -> Tensor:
         forward = ctx.forward(self.role, self.view)

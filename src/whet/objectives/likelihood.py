@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from whet.errors import WhetError
-from whet.models.policy import Policy
 from whet.objectives.forward import Context
 from whet.objectives.objective import Term
 from whet.objectives.views import View
@@ -39,10 +38,6 @@ class Likelihood(Term):
 
     def __post_init__(self) -> None:
         self.roles = (self.role,)
-
-    def check(self, policy: Policy) -> None:
-        if self.view is not None:
-            self.view.check(policy)
 
     def total(self, ctx: Context) -> Tensor:
         forward = ctx.forward(self.role, self.view)
@@ -77,10 +72,6 @@ class ProbabilityWeighted(Term):
         self.roles = (self.role,)
         if self.power < 0:
             raise WhetError(f"dft: a power of {self.power:g} would make improbable tokens weigh more; give 0 or more")
-
-    def check(self, policy: Policy) -> None:
-        if self.view is not None:
-            self.view.check(policy)
 
     def total(self, ctx: Context) -> Tensor:
         forward = ctx.forward(self.role, self.view)

@@ -71,7 +71,9 @@ class Term:
     scope: ClassVar[str] = "rows"
 
     def check(self, policy: Policy) -> None:
-        """Refuse a model that the term cannot learn with. Called before anything runs."""
+        """Refuse a model that the term cannot learn with, or whose input its view cannot change. Called before anything runs."""
+        if self.view is not None:
+            self.view.check(policy)
 
     def count(self, rows: Sequence[Row], budget: int = 0) -> float:
         return count(self.normalise, rows, self.roles, budget)
