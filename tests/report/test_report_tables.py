@@ -199,7 +199,7 @@ def test_sweeps_show_the_chosen_first_and_failures(tmp_path):
     assert made is not None
     assert [[cell.text for cell in row] for row in made.rows] == [
         ["sft", "lr=0.0003 (chosen)", "0.500", "0.600", "1e12"],
-        ["sft", "lr=1.0", "–", "NaN", "1 B"],
+        ["sft", "lr=1.0", "–", "NaN", "1e9"],
     ]
 
 

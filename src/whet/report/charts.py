@@ -12,7 +12,7 @@ from typing import Any
 import altair as alt
 
 from whet.report.curves import Point
-from whet.report.numbers import NONE, amount, clock, known, number, short
+from whet.report.numbers import NONE, amount, clock, flops, known, number, short
 from whet.report.tables import Cell, Table
 
 PALETTE = ("#3b82f6", "#e8710a", "#10a37f", "#c34ac2", "#b08900", "#e0475f", "#0e9fb8", "#8a7bd8", "#7f8a99")
@@ -210,7 +210,7 @@ def trade_off(arms: Sequence[Mapping[str, Any]], start: Mapping[str, Any] | None
     table = Table(["arm", "accuracy", "forgetting", "FLOPs", "training"])
     for row in arms:
         table.rows.append([Cell(row["arm"]), Cell(number("accuracy", row["accuracy"])),
-                           Cell(number("forgetting", row["forgetting"])), Cell(amount(row["flops"])),
+                           Cell(number("forgetting", row["forgetting"])), Cell(flops(row["flops"])),
                            Cell(clock(row["seconds"]))])  # fmt: skip
     label = "Accuracy, forgetting and cost. " + " ".join(
         f"{r[0].text}: accuracy {r[1].text}, forgetting {r[2].text}, {r[3].text} FLOPs." for r in table.rows)  # fmt: skip

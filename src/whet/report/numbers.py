@@ -45,11 +45,16 @@ def amount(value: Any) -> str:
     if not known(value):
         return NONE
     if abs(value) >= 1e12:
-        return f"{value:.2g}".replace("e+", "e")
+        return flops(value)
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.3g} {letter}"
     return f"{value:.3g}"
+
+
+def flops(value: Any) -> str:
+    """A count of floating-point operations, always as a power of ten, so that a column of them reads as one: 9e11, 1.4e12."""
+    return f"{value:.2g}".replace("e+0", "e").replace("e+", "e") if known(value) and value >= 1e6 else amount(value)
 
 
 def clock(seconds: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from whet.evaluation.statistics import Interval, over_seeds, over_seeds_and_problems, paired_difference
-from whet.report.numbers import NONE, amount, clock, interval, known, name, number, p_value
+from whet.report.numbers import NONE, amount, clock, flops, interval, known, name, number, p_value
 from whet.report.read import ComparisonData, Group, RunData
 
 FIRST = ("accuracy", "sampled_accuracy")
@@ -94,7 +94,7 @@ def ranked(comparison: ComparisonData) -> Table:
         steps = arm["metrics"].get("steps", {}).get("value")
         made.rows.append([
             Cell(f"{arm['rank']}. {arm['arm']}"), *(_value(m, arm["metrics"][m]) for m in shown),
-            Cell(f"{steps:.0f}" if known(steps) else NONE), Cell(amount(spent["flops"])), Cell(amount(tokens)),
+            Cell(f"{steps:.0f}" if known(steps) else NONE), Cell(flops(spent["flops"])), Cell(amount(tokens)),
             Cell(clock(spent["seconds"])),
         ])  # fmt: skip
     return made
@@ -113,7 +113,7 @@ def forgotten(found: Mapping[str, Any] | None, arms: Sequence[str]) -> Table | N
         own = there.get(arm)
         made.rows.append([
             Cell(arm), _value("forgetting", found["at_steps"]["arms"][arm]), _value("forgetting", own),
-            Cell(f"{own['step']:.0f}" if own else NONE), Cell(amount(own["flops"]) if own else NONE),
+            Cell(f"{own['step']:.0f}" if own else NONE), Cell(flops(own["flops"]) if own else NONE),
         ])  # fmt: skip
     return made
 
@@ -165,14 +165,14 @@ def sweeps(comparison: ComparisonData) -> Table | None:
             settings = ", ".join(f"{k}={v}" for k, v in c["settings"].items()) + (" (chosen)" if place == 0 else "")
             end = Cell(c["failed"], tone="bad") if c["failed"] else Cell(number("accuracy", c["end"]))
             made.rows.append([Cell(arm), Cell(settings, tone="" if place else "strong"),
-                              Cell(number("accuracy", c["half"])), end, Cell(amount(c["flops"]))])  # fmt: skip
+                              Cell(number("accuracy", c["half"])), end, Cell(flops(c["flops"]))])  # fmt: skip
     return made
 
 
 def compute(groups: Sequence[Group]) -> Table:
     """What the training cost, the mean over each group's seeds; evaluation is not counted."""
     columns: dict[str, tuple[str, Callable[[Any], str]]] = {
-        "seconds": ("training", clock), "flops": ("FLOPs", amount), "optimizer_steps": ("steps", amount),
+        "seconds": ("training", clock), "flops": ("FLOPs", flops), "optimizer_steps": ("steps", amount),
         "sampled_tokens": ("sampled tokens", amount), "scored_tokens": ("scored", amount),
         "learnt_tokens": ("learnt", amount), "verifier_calls": ("verdicts", amount),
     }  # fmt: skip

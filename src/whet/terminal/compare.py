@@ -40,7 +40,7 @@ def ranked(comparison: Comparison, screen: Console) -> list[Table]:
     """
     from rich.measure import Measurement
 
-    from whet.terminal.console import amount, clock
+    from whet.terminal.console import amount, clock, flops
 
     scores = comparison.scores
     sampled = [m for m in scores.metrics if m.startswith(("mean@", "pass@"))]
@@ -62,7 +62,7 @@ def ranked(comparison: Comparison, screen: Console) -> list[Table]:
             spent = comparison.compute(next(a for a in comparison.arms if a.label == arm))
             tokens = spent["sampled_tokens"] + spent["scored_tokens"] + spent["learnt_tokens"]
             steps = sum(scores.values("steps", arm)) / len(scores.cells[arm])
-            costs += [f"{steps:.0f}", amount(spent["flops"]), amount(tokens), clock(spent["seconds"])]
+            costs += [f"{steps:.0f}", flops(spent["flops"]), amount(tokens), clock(spent["seconds"])]
         rows.append(([place, arm], _metrics(named, lambda m, label=arm: scores.interval(m, label)), costs))
     whole = _armed([*of_scores, *of_costs], [(name, [*values, *costs]) for name, values, costs in rows])
     if Measurement.get(screen, screen.options.update(max_width=1000), whole).maximum <= screen.width:
@@ -73,7 +73,7 @@ def ranked(comparison: Comparison, screen: Console) -> list[Table]:
 
 def forgotten(comparison: Comparison) -> Table:
     """Accuracy lost on other tasks where arms have taken equal steps, and where they are equally accurate."""
-    from whet.terminal.console import amount
+    from whet.terminal.console import flops
 
     found = comparison.forgetting
     steps, target = found["at_steps"], found["at_accuracy"]
@@ -82,8 +82,8 @@ def forgotten(comparison: Comparison) -> Table:
     rows = []
     for place, arm in enumerate(comparison.ranked if steps else [], 1):
         there = target["arms"].get(arm.label) if target else None
-        flops = amount(there["flops"]) if there else ""
-        rows.append(([str(place), arm.label], [_lost(steps["arms"][arm.label]), _lost(there), flops]))
+        at = flops(there["flops"]) if there else ""
+        rows.append(([str(place), arm.label], [_lost(steps["arms"][arm.label]), _lost(there), at]))
     return _armed(heads, rows, "forgetting, 95 %")
 
 
@@ -109,6 +109,8 @@ def differences(comparison: Comparison) -> Table:
 
 def remarks(comparison: Comparison) -> list[str]:
     """What the numbers rest on."""
+    from whet.terminal.console import flops
+
     scores, asked = comparison.scores, comparison.asked
     seeds, first = asked["seeds"], comparison.cells[0]
     found = [f"{first.task} on {first.model['name']} ({first.model['parameters'] / 1e6:.3g} M parameters), seeds "
@@ -127,7 +129,9 @@ def remarks(comparison: Comparison) -> list[str]:
     for label, tried in comparison.tried.items():
         chosen = ", ".join(f"{k}={v}" for k, v in tried[0].settings.items())
         cost = sum(c.last.flops for c in tried)
-        found.append(f"{label}: {chosen}, the best of {len(tried)} on validation ({cost:.2g} FLOPs beside the budget)")
+        found.append(
+            f"{label}: {chosen}, the best of {len(tried)} on validation ({flops(cost)} FLOPs beside the budget)"
+        )
     return found
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -23,22 +23,11 @@ from whet.models.policy import Policy
 from whet.tasks import Task
 from whet.terminal.console import amount, clock, console, curve, known, note, percent, share
 from whet.terminal.interrupt import Interrupt
+from whet.training.guards import WINDOW
 from whet.training.stage import Stage
 
-WINDOW = 10  # steps that a shown number is the mean of
 EVERY = 5.0  # seconds between plain lines
 PHASES = ("sample", "score", "learn")
-
-# what is warned of, once: the number, when it is bad, and what to do
-GUARDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
-    ("dead_groups", lambda x: x > 0.8,
-     "more than 80 % of the groups are all right or all wrong and teach nothing: use an easier or harder level, a "
-     "larger group, or dynamic=true"),
-    ("entropy", lambda x: x < 0.02,
-     "the entropy is below 0.02, so the answers hardly vary any more: lower lr, or add a kl"),
-    ("truncated", lambda x: x > 0.5,
-     "more than half of the answers are cut off at the budget: raise max_new_tokens"),
-)  # fmt: skip
 
 
 class Display:
@@ -59,7 +48,6 @@ class Display:
         self.recent: deque[Mapping[str, Any]] = deque(maxlen=WINDOW)
         self.validation: list[tuple[int, float]] = []
         self.doing = ""
-        self._warned: set[str] = set()
         self._began = self._phase_began = time.monotonic()
         self._start = math.nan  # the share that was done when the first step ended
 
@@ -94,7 +82,8 @@ class Display:
         if math.isnan(self._start):
             self._start, self._began = self.share, time.monotonic()
         self.recent.append(row)
-        self._guard()
+        for text in row.get("warnings", ()):
+            self.tell(f"step {self.step_now}: {text}", warning=True)
         self.show()
 
     def evaluated(self, row: Mapping[str, Any]) -> None:
@@ -169,16 +158,12 @@ class Display:
         shown.append(("entropy", share(self.mean("entropy"))))
         shown.append(("dead groups", percent(self.mean("dead_groups"))))
         shown.append(("truncated", percent(self.mean("truncated"))))
+        shown.append(("unparseable", percent(self.mean("unparseable"))))
+        shown.append(("mismatch", amount(self.mean("mismatch"))))
         shown.append(("tokens/answer", f"{self.mean('tokens'):.1f}"))
+        for which in ("right", "wrong"):
+            shown.append((f"  {which}", amount(self.mean(f"tokens_{which}"))))
         return [(name, text) for name, text in shown if text != "-"] + [("answers/s", amount(self.rate()))]
-
-    def _guard(self) -> None:
-        if len(self.recent) < WINDOW:
-            return
-        for name, bad, advice in GUARDS:
-            if name not in self._warned and known(self.mean(name)) and bad(self.mean(name)):
-                self._warned.add(name)
-                self.tell(f"step {self.step_now}: {advice}", warning=True)
 
 
 class Lines(Display):

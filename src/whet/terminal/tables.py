@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from whet.terminal.console import amount, change, clock, share, table
+from whet.terminal.console import amount, change, clock, flops, share, table
 
 BETTER = {"accuracy": 1, "sampled accuracy": 1, "ended": 1, "unparseable": -1}  # the others are neither good nor bad
 
@@ -45,10 +45,9 @@ def names(found: Mapping[str, Any]) -> list[str]:
 
 def compute_lines(compute: Mapping[str, Any]) -> list[str]:
     """What the training cost, evaluation left out."""
-    flops = f"{compute['flops']:.2g}".replace("e+", "e")
     tokens = ", ".join(f"{amount(compute[f'{what}_tokens'])} {what}" for what in ("sampled", "scored", "learnt"))
-    return [f"{clock(compute['seconds'])} of training, {compute['optimizer_steps']} optimizer steps, {flops} FLOPs",
-            f"{tokens} tokens"]  # fmt: skip
+    steps = f"{compute['optimizer_steps']} optimizer steps"
+    return [f"{clock(compute['seconds'])} of training, {steps}, {flops(compute['flops'])} FLOPs", f"{tokens} tokens"]
 
 
 def _row(name: str, before: Any, after: Any, good: int | None = None) -> list[str | Text]:

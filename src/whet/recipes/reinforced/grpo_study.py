@@ -28,10 +28,10 @@ from whet.study import Judgement, above, every, study
     },
     controls=["sft"],
     task="chain-sum",
-    budget="flops:1.5e13",
+    budget="flops:6e12",
     metrics=["accuracy", "mean@8", "pass@8", "majority@8", "forgetting", "tokens_per_answer"],
     settings={"test_n": 512, "k": 8, "others_n": 256, "validation_n": 128},
-    quick={"budget": "flops:1.5e12", "test_n": 128, "others_n": 64, "validation_n": 64, "evaluations": 4},
+    quick={"budget": "flops:6e11", "test_n": 128, "others_n": 64, "validation_n": 64, "evaluations": 4},
     full={"budget": "flops:6e13", "seeds": 5, "test_n": 1024},
 )
 def grpo(scores: Scores) -> Judgement:
