@@ -54,12 +54,18 @@ def test_a_page_has_arms_differences_and_seeds(tmp_path):
     assert "## Small scale" in text and "## Full scale" in text
     assert "**Verdict: inconclusive at small scale.**" in text
     assert "    whet reproduce grpo --full\n" in text
-    assert "| `grpo` | 0.720 (0.620 to 0.820) |" in text
+    assert "| grpo | 0.720 (0.620 to 0.820) |" in text and " is `" not in text
     assert "| sft – grpo | -0.200 (-0.250 to -0.150) | < 0.001 | < 0.001 |" in text
     assert "| forgetting | at 16 steps | at accuracy 0.450 | steps there | FLOPs there |" in text
     assert "| grpo | +0.100 (+0.000 to +0.200) | +0.070 (-0.030 to +0.170) | 12 | 1.2e12 |" in text
     assert "(forgetting/1): 256 problems of each at the end, 64 where arms are equal." in text
     assert "Accuracy of each seed: sft 0.500, 0.520, 0.540; grpo 0.700, 0.720, 0.740." in text
+
+
+def test_an_arm_has_its_label_in_the_table_and_its_settings_below(tmp_path):
+    make_verdict(tmp_path / "grpo", arms={"sft": "sft", "grpo": "grpo:lr=1e-4"})
+    text = ledger.pages(tmp_path)["papers/grpo.md"]
+    assert "| grpo | 0.720 (0.620 to 0.820) |" in text and "\ngrpo is `grpo:lr=1e-4`.\n" in text
 
 
 def test_write_mends_what_is_stale_and_removes_what_has_gone(tmp_path):

@@ -132,8 +132,10 @@ def _study(slug: str, scale: str, v: Mapping[str, Any]) -> list[str]:
     lines += [_row("arm", *map(name, metrics)), _row(*["---"] * (len(metrics) + 1))]
     rows = [START, *v["arms"]] if any(START in v["intervals"][m] for m in metrics) else list(v["arms"])
     for arm in rows:
-        label = arm if arm == START else f"`{v['arms'][arm]}`" + (" (control)" if arm in v["controls"] else "")
+        label = arm + (" (control)" if arm in v["controls"] else "")
         lines.append(_row(label, *(_with_interval(m, v["intervals"][m].get(arm)) for m in metrics)))
+    if told := [f"{arm} is `{spec}`" for arm, spec in v["arms"].items() if arm != spec]:
+        lines += ["", "; ".join(told) + "."]
     main = metrics[0]
     lines += ["", _row(f"difference in {name(main)}", "", "p", "p, corrected"), _row(*["---"] * 4)]
     for pair, d in v["intervals"][main].items():
