@@ -369,7 +369,7 @@ def test_the_tables_fit_the_terminal(width: int) -> None:
     best = next(line for line in lines if line.startswith("1 "))
     assert "0.750   0.041 to 0.995    0.750    1.000       +0.000" in best
     (forgot,) = [line.split() for line in lines if line.startswith("2") and "±" in line]
-    assert forgot == ["2", "star", "+0.250", "±", "0.000", "+0.250", "±", "0.000", "5e+12"]
+    assert forgot == ["2", "star", "+0.250", "±", "0.000", "+0.250", "±", "0.000", "5e12"]
     assert "at 5 steps" in text and "at accuracy 0.500" in text and "accuracy lost on sort:level=1" in text
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tiny import tiny_policy
+from whet import study
 from whet.objectives import Context, View
 from whet.recipes.recipe import _REGISTRY
 from whet.records import Row, Sample, Segment
@@ -23,6 +24,12 @@ PAGE = (Path(__file__).parents[1] / "docs" / "add-a-method.md").read_text()
 BLOCKS = re.findall(r"^```python(?: file=(\w+))?\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 FILES = {name: code for name, code in BLOCKS if name}
 SNIPPETS = "\n".join(code for name, code in BLOCKS if not name)
+
+
+@pytest.fixture(autouse=True)
+def own_studies(monkeypatch):
+    """The page's study is registered in no other test."""
+    monkeypatch.setattr(study, "_REGISTRY", dict(study._REGISTRY))
 
 
 def load(monkeypatch: pytest.MonkeyPatch, name: str, code: str) -> dict[str, Any]:
@@ -55,6 +62,12 @@ def test_the_other_parts_train_together(monkeypatch):
     assert moved == {n for n in before if "embed_tokens" not in n}
     assert fit.stages[0].problems.state_dict() == {"cursor": 8, "draws": 2}
     assert policy.meter.optimizer_steps == 2
+
+
+def test_the_study_is_judged_by_its_own_words(monkeypatch):
+    made = load(monkeypatch, "parts", SNIPPETS)["focal_study"]
+    assert made.seeds >= study.LEAST_SEEDS and made.criterion.startswith("Reproduced if focal's greedy test accuracy")
+    assert set(made.controls) < set(made.arms)
 
 
 def test_the_median_leaves_out_what_could_not_be_judged(monkeypatch):

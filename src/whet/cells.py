@@ -48,6 +48,8 @@ IRRELEVANT = {
     "milestones",
     "track",
 }
+# of a step's numbers, kept with the curve where there are any
+FOLLOWED = ("problems/level", "temperature", "contrast_positive/cosine")
 OF_THE_START = ("task", "verifier", "validation", "test", "dtype", "test_n", "k", "others", "others_n")
 
 
@@ -297,10 +299,11 @@ def _measured(folder: Path, when: str) -> dict[str, Any]:
 
 
 def _curve(folder: RunFolder) -> list[dict[str, float]]:
-    """Validation accuracy at each evaluation, and accuracy on other tasks, with what was spent by then."""
+    """Validation accuracy at each evaluation, and accuracy on other tasks, with what was spent by then and what the last step
+    showed."""
     found, spent = [], {"share": 0.0, "flops": 0.0}
     for row in folder.read_metrics():
-        spent = {k: row.get(k, v) for k, v in spent.items()}
+        spent = {k: row.get(k, v) for k, v in spent.items()} | {k: row[k] for k in FOLLOWED if k in row}
         if "validation/accuracy" in row:
             others = {"others": row["validation/others"]} if "validation/others" in row else {}
             found.append({"step": row["step"], **spent, "accuracy": row["validation/accuracy"], **others})

@@ -9,7 +9,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +18,8 @@ import torch
 
 from whet.config import RunConfig
 from whet.errors import WhetError, unknown
-from whet.evaluation import metrics
+from whet.evaluation import continual, metrics
+from whet.evaluation.continual import Stream
 from whet.evaluation.evaluate import Evaluator, Plan, sample_rows
 from whet.evaluation.forgetting import suite_of, tasks_of
 from whet.models import base
@@ -141,8 +142,10 @@ class Run:
         files = {"verifier": config.verifier, "validation": config.validation, "test": config.test}
         self.task = task or get_task(config.task, **files)
         self.recipe.check(self.task)
-        check_splits(self.task, evaluates=config.eval_every > 0)
-        check_gold(self.task)
+        own = {stage.task.spec(): stage.task for stage in self.recipe.stages if stage.task}
+        for trained in {self.task.spec(): self.task, **own}.values():
+            check_splits(trained, evaluates=config.eval_every > 0)
+            check_gold(trained)
         self.weights = get_weights(config.weights)
         self.plan = self._plan()
         self.evaluator = Evaluator(self.task, self.plan, self.recipe.answering)
@@ -160,7 +163,7 @@ class Run:
             if self.resumed and record.get(what) != now:
                 raise WhetError(f"'{name}' has changed since this run began; it cannot be resumed")
         for stage in self.recipe.stages:
-            check_rows(stage, self.task, self.policy)
+            check_rows(stage, stage.task or self.task, self.policy)
             for update in stage.updates:
                 update.loss.check(self.policy)
         if config.activation_checkpointing:
@@ -203,11 +206,14 @@ class Run:
             budget=self.budget,
         )  # fmt: skip
         fit = Fit(self.policy, self.recipe.stages, self.task, weights=self.weights, options=options, folder=folder,
-                  evaluate=self.evaluator.validation, observer=self.watcher)  # fmt: skip
+                  evaluate=self.evaluator.validation, observer=self.watcher, measure=self._stream())  # fmt: skip
         progress = fit.run(resume=self.resumed)
         if not (progress.finished or progress.stopped_early):
             return Result(self.policy, {}, folder, progress)
         after, others = self._measure("after")
+        stream = self.recipe.stream
+        if stream and progress.finished:
+            after |= continual.summary(progress.measured, stream)
         summary = {
             "recipe": config.recipe,
             "task": self.task.spec(),
@@ -218,6 +224,7 @@ class Run:
             "before": before["test"],
             "after": after,
             "suite": suite_of(config.others, config.others_n),
+            **({"stream": list(stream)} if stream else {}),
             "others": {k: {"before": before["others"][k], "after": others[k]} for k in others},
             "compute": self.policy.meter.as_dict(),
         }
@@ -254,6 +261,11 @@ class Run:
             write_atomic(self.folder.path / f"matrix-{when}.json", json.dumps(plain(both)))
         summary = metrics.summary(greedy, sampled) | self.evaluator.measures(self.policy)
         return summary, self.evaluator.forgetting(self.policy)
+
+    def _stream(self) -> Stream | None:
+        """What is measured between the stages of a recipe that trains on tasks in turn."""
+        tasks = replace(self.plan, others=self.recipe.stream)
+        return Stream(Evaluator(self.task, tasks, self.recipe.answering), self.policy) if tasks.others else None
 
     def _plan(self) -> Plan:
         config = self.config

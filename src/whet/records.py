@@ -140,11 +140,13 @@ class Row:
     """Named samples learnt from together, and numbers about them.
 
     `samples` maps a role (`response`; `chosen`, `rejected`; `choices`: a list) to one or more samples. `numbers` holds
-    scalars such as `reward`, `accuracy`, `reward/format`, `advantage`.
+    scalars such as `reward`, `accuracy`, `reward/format`, `advantage`; `vectors` what takes more than a number, on the CPU
+    (the embedding of a chain).
     """
 
     samples: dict[str, Sample | list[Sample]]
     numbers: dict[str, float] = field(default_factory=dict)
+    vectors: dict[str, Tensor] = field(default_factory=dict)
 
     def get(self, name: str) -> list[Sample]:
         """The samples of a role as a list; empty where the row lacks it."""
@@ -175,6 +177,7 @@ class Row:
                 k: [s.state() for s in v] if isinstance(v, list) else v.state() for k, v in self.samples.items()
             },
             "numbers": dict(self.numbers),
+            "vectors": dict(self.vectors),
         }
 
     @classmethod
@@ -183,4 +186,4 @@ class Row:
             k: [Sample.from_state(s) for s in v] if isinstance(v, list) else Sample.from_state(v)
             for k, v in state["samples"].items()
         }
-        return cls(samples, dict(state["numbers"]))
+        return cls(samples, dict(state["numbers"]), dict(state.get("vectors", {})))

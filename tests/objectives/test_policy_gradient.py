@@ -183,6 +183,7 @@ def test_sampler_mismatch(policy, how, expected):
     assert loss.item() == pytest.approx(-sum(expected), rel=1e-6)
     logs = logs_of(policy_gradient(**how), rows, policy)
     assert logs["mismatch"].tolist() == pytest.approx([math.log(4), -math.log(0.6), 0.0], abs=1e-6)
+    assert float(logs["mismatch_max"].max()) == pytest.approx(math.log(4), abs=1e-6)
     # detached: the gradient is that of the uncorrected loss, token by token
     one = gradient(policy_gradient(normalise="none", **how), rows, policy)
     rows[0]["response"].per_token["advantage"][rows[0]["response"].learn_mask] = torch.tensor(expected).float()

@@ -30,13 +30,15 @@ QUICK: dict[str, Any] = {"test_n": 4, "validation_n": 4, "k": 0, "others": [], "
 SMALL: dict[str, Any] = {
     "steps": 2, "batch": 4, "group": 4, "number": 2, "growth": 1.0, "questions": 24, "problems": 24, "samples": 4,
     "temperature": 1.0, "minibatches": 2, "epochs": 1, "limit": 24, "rows": 12,
-    "sets": "parity;parity:level=2",
+    "sets": "parity;parity:level=2", "tasks": "parity;parity:level=2", "pool": 24,
 }  # fmt: skip
 
 
 def arguments(name: str) -> dict[str, Any]:
     known = get_recipe(name).arguments
     own = {k: v for k, v in SMALL.items() if k in known and isinstance(known[k].default, int | float | str)}
+    if "warm" in known and known["warm"].default:
+        own["warm"] = 2
     if own.get("group") and known["group"].default == 1:
         own["group"], own["batch"] = 1, 8
     return own

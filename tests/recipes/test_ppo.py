@@ -127,8 +127,7 @@ def test_the_value_head_learns_and_pulls_at_the_policy(tmp_path: Path) -> None:
 
 
 def _learnt_rows(fit: Fit) -> list[Row]:
-    _, rows = fit._collect(fit.stages[0], 5, dict.fromkeys(("sample", "score", "learn"), 0.0))
-    return rows
+    return fit.step.rows(5)[1]
 
 
 # -- KL in the reward ------------------------------------------------------------------------------------------------

@@ -94,4 +94,4 @@ def test_the_baseline_is_chosen_on_validation() -> None:
     scores = cells("sgft", lambda arm, metric: 0.9 if arm.endswith("high") else 0.4)
     from whet.study import best
 
-    assert best(scores, "sft 100", "sft 100 high") == "sft 100 high"
+    assert best(scores, "sft 1000", "sft 1000 high") == "sft 1000 high"

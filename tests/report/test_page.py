@@ -151,3 +151,25 @@ def test_where_it_cannot_be_written(tmp_path):
     folder = make_run(tmp_path / "a")
     with pytest.raises(WhetError, match="cannot be written"):
         page.write_report([folder], Path(folder))
+
+
+def test_what_the_guards_told_stands_above_the_training_charts(tmp_path: Path) -> None:
+    """In one line for all seeds of a recipe, with the first step of any; escaped, as a user's reward may have named it."""
+    runs = [
+        make_run(tmp_path / f"{recipe}-{seed}", seed=seed, recipe=recipe)
+        for recipe in ("grpo", "ppo")
+        for seed in (0, 1)
+    ]
+    for run, step in zip(runs[:2], (3, 2), strict=True):
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for row in rows:
+            row |= {"warnings": [f"the entropy {EVIL}"]} if row["step"] == step and "share" in row else {}
+        (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = Elements(page.render(runs))
+    (told,) = [a for a in found.named("ul") if a.get("class") == "warnings"]
+    assert told and f"grpo: the entropy {EVIL} (in 2 of 2 seeds, first after step 2)" in found.text
+    assert not found.named("img")
+    alone = Elements(page.render(runs[:1]))
+    assert f"the entropy {EVIL} (after step 3)" in alone.text and "grpo: the entropy" not in alone.text
+    assert "Mismatch of sampler and trainer" not in alone.text, "these runs have no such number"
+    assert not [a for a in Elements(page.render(runs[2:])).named("ul") if a.get("class") == "warnings"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from whet.sampling.answers import Draw, answers_of
 from whet.sampling.fused import FusedEngine
 from whet.sampling.layers import Unreadable, dense, read
 from whet.sampling.module import ModuleEngine
+from whet.sampling.native import branches
 
 FEW = ("qwen3", "mistral", "gemma2", "gpt2", "gpt_neox")
 
@@ -48,9 +50,9 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
         events.append(("keep", len(self), len(order)))
         keep(self, order)
 
-    def on_step(self: FusedEngine, token: Any) -> Any:
+    def on_step(self: FusedEngine, token: Any, answers: int = 0) -> Any:
         events.append(("step", len(self), len(self.prompt_lengths)))
-        return step(self, token)
+        return step(self, token, answers)
 
     for name, fn in (("admit", on_admit), ("keep", on_keep), ("step", on_step)):
         monkeypatch.setattr(FusedEngine, name, fn)
@@ -127,9 +129,9 @@ def test_the_cache_does_not_grow_with_the_number_of_answers(monkeypatch: pytest.
     widest = 0
     step = FusedEngine.step
 
-    def on_step(self: FusedEngine, token: Any) -> Any:
+    def on_step(self: FusedEngine, token: Any, answers: int = 0) -> Any:
         nonlocal widest
-        out = step(self, token)
+        out = step(self, token, answers)
         widest = max(widest, self.keys[0].shape[2])
         assert self.column - self.first <= 10 + 40 + 1
         return out
@@ -148,11 +150,73 @@ def test_the_memory_holds_shared_prompts_once(monkeypatch: pytest.MonkeyPatch) -
     events = watched(monkeypatch)
     requests = [request(50 + n, 4, max_new_tokens=5) for n in range(4)]
     sample(policy, requests, NativeSampler(cache_bytes=(2 * 53 + 8 * 5) * per_token))
-    assert [(b, n) for what, b, n in events if what == "admit"] == [(0, 8), (0, 8)]
+    assert [(b, n) for what, b, n in events if what == "admit"] == [(0, 2), (0, 2)]
+    assert max(n for what, _, n in events if what == "keep") == 8
     events.clear()
     monkeypatch.setattr(native, "SHARED", 10**6)  # copied, the same memory holds two answers
     sample(policy, requests, NativeSampler(cache_bytes=(2 * 53 + 8 * 5) * per_token))
-    assert max(b + n for what, b, n in events if what == "admit") == 2
+    assert max(n for what, _, n in events if what == "keep") == 2
+
+
+@pytest.mark.parametrize("module", [False, True])
+def test_answers_that_are_the_same_so_far_are_run_once(module: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = tiny_policy(dtype=torch.float64)
+    policy.format.end_ids = {-1}
+    if module:  # a hook keeps its layers from being read
+        policy.model.model.layers[0].register_forward_hook(lambda *_: None)
+    rows = []
+    for engine in (FusedEngine, ModuleEngine):
+        step = engine.step
+
+        def on_step(self: Any, token: Any, answers: int = 0, step: Any = step) -> Any:
+            rows.append((len(self), answers))
+            return step(self, token, answers)
+
+        monkeypatch.setattr(engine, "step", on_step)
+    sample(policy, [request(6, 5, max_new_tokens=4, temperature=0.0)])
+    assert rows == [(1, 5)] * 3
+    cost = policy.shapes.forward  # a budget does not depend on how alike answers are
+    assert policy.meter.flops == pytest.approx(cost(6, 6, 1) + sum(cost(5, 6 + i, 5) for i in (1, 2, 3)))
+    rows.clear()
+    asked = request(6, 8, max_new_tokens=12, temperature=0.15)
+    together = sample(policy, [asked])
+    prefixes = [len({tuple(a.ids[: 6 + step]) for a in together}) for step in range(1, 12)]
+    assert [ran for ran, _ in rows] == prefixes and 1 < prefixes[0] <= prefixes[-1] and sum(prefixes) < 8 * 11
+    alone = [Request(asked.segments, [seed], asked.settings) for seed in asked.seeds]
+    same(together, [a for r in alone for a in sample(policy, [r])])
+
+
+def test_an_answer_at_its_limit_keeps_its_last_token_while_others_run() -> None:
+    policy = tiny_policy(dtype=torch.float64)
+    policy.format.end_ids = set(range(25))
+    requests = [request(n, 1, max_new_tokens=8) for n in range(1, 41)]
+    alone = [a for r in requests for a in sample(policy, [r])]
+    together = sample(policy, requests, NativeSampler(batch_size=16))
+    same(together, alone)
+    assert 10 < sum(not a.ended for a in together) < 40
+
+
+def test_rows_go_on_where_they_are_and_branches_fill_the_gaps() -> None:
+    draw = random.Random(0)
+    for _ in range(300):
+        count = draw.randint(1, 9)
+        rows = [*range(count), *(draw.randrange(count) for _ in range(draw.randint(0, 9)))]
+        tokens = [draw.randrange(3) for _ in rows]
+        running = [draw.random() < 0.7 for _ in rows]
+        slack = draw.choice([0.0, 0.25])
+        order, following, speaker = branches(rows, tokens, running, count, slack)
+        going = [i for i, runs in enumerate(running) if runs]
+        for i in going:
+            assert order[following[i]] == rows[i] and tokens[speaker[following[i]]] == tokens[i]
+            assert rows[speaker[following[i]]] == rows[i] and running[speaker[following[i]]]
+        read = {following[i] for i in going}
+        assert len(read) == len({(rows[i], tokens[i]) for i in going}) and len(order) == len(speaker)
+        idle = len(order) - len(read)
+        assert not order if not read else idle == 0 or idle < slack * len(order)
+        assert {rows[i] for i in going} <= {r for r, o in enumerate(order) if r == o} | set(range(len(order), count))
+    assert branches([0, 1, 2], [5, 5, 5], [True, False, True], 3, 0.5) == ([0, 1, 2], [0, 0, 2], [0, 0, 2])
+    assert branches([0, 1, 2], [5, 5, 5], [True, False, True], 3, 0.25) == ([0, 2], [0, 0, 1], [0, 2])
+    assert branches([0, 0, 1], [5, 6, 5], [True, True, False], 2, 0.25) == ([0, 0], [0, 1, 0], [0, 1])
 
 
 def test_many_prompts_are_run_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,12 +309,12 @@ def test_the_module_engine_admits_only_when_it_is_empty() -> None:
     engine = ModuleEngine(policy)
     queue = native.Queue([*answers_of(policy, [request(n, 2, max_new_tokens=3) for n in (4, 8)])], 2, 10**6)
     with torch.no_grad():
-        first = queue.take(engine)
+        first = queue.take(engine, 0)
         assert [len(a.prompt) for a in first] == [8, 8]
         engine.admit([a.prompt for a in first])
-        assert queue.take(engine) == []
+        assert queue.take(engine, 2) == []
         engine.keep([])
-        assert [len(a.prompt) for a in queue.take(engine)] == [4, 4]
+        assert [len(a.prompt) for a in queue.take(engine, 0)] == [4, 4]
 
 
 def test_the_draw_by_blocks_is_the_plain_inverse() -> None:

@@ -416,3 +416,26 @@ def test_check_gold_names_file_and_row(tmp_path):
     check_gold(task, [problems[0], problems[2]])  # the last has no gold answer
     with pytest.raises(WhetError, match=r"mine\.jsonl:3: the verifier \(number\) gives the gold answer 'twelve' nan"):
         check_gold(task, problems)
+
+
+# -- a tolerance -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("7", 1.0), ("#### 7.005", 1.0), ("6.99", 1.0), ("7.01", 1.0), ("7.0101", 0.0), ("7.02", 0.0), ("8", 0.0)],
+)
+def test_a_number_may_be_near(text: str, value: float):
+    problem = Problem("p", "3+4?", "7")
+    verdict = get_verifier("number:0.01")(problem, told(text))
+    assert (verdict.value, verdict.status) == (value, "ok" if value else "wrong")
+    assert verdict.label == str(read_number(text)[0]), "who votes for 7.005 does not vote for 7"
+    assert get_verifier("number:0")(problem, told(text)) == number(problem, told(text))
+
+
+def test_near_is_as_strict_as_number_otherwise():
+    near = get_verifier("number:0.5")
+    for text in (None, "", "12 or 13", "the answer is correct"):
+        assert near(TWELVE, told(text)).status == "unparseable"
+    assert near(Problem("p", "?"), told("12")).status == near(Problem("p", "?", "twelve"), told("12")).status == "error"
+    for spec in ("number:", "number:x", "number:-1"):
+        with pytest.raises(WhetError, match="unknown verifier"):
+            get_verifier(spec)

@@ -121,29 +121,22 @@ def test_the_first_of_equal_evaluations_is_the_best() -> None:
     assert shown.best() == (5, 0.4)
 
 
-@pytest.mark.parametrize(
-    ("bad", "word"),
-    [({"dead_groups": 0.9}, "teach nothing"), ({"entropy": 0.01}, "entropy"), ({"ended": 0.4}, "cut off")],
-)
-def test_each_guard_warns_once_and_only_over_a_whole_window(
-    bad: dict[str, float], word: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_the_guards_told_is_a_note_of_its_step(capsys: pytest.CaptureFixture[str]) -> None:
     shown = running(Lines)
-    for i in range(WINDOW - 1):
-        shown.step(answers(i + 1, **bad))
+    shown.step(answers(1))
     assert capsys.readouterr().err == ""
-    for i in range(WINDOW):
-        shown.step(answers(WINDOW + i, **bad))
-    err = capsys.readouterr().err
-    assert err.count("whet: note: ") == 1
-    assert word in err
+    shown.step({**answers(2), "warnings": ["the entropy has collapsed", "lr 1 is above all"]})
+    shown.step(answers(3))
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["whet: note: step 2: the entropy has collapsed", "whet: note: step 2: lr 1 is above all"]
 
 
-def test_good_numbers_warn_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = running(Lines)
-    for i in range(2 * WINDOW):
-        shown.step(answers(i + 1))
-    assert capsys.readouterr().err == ""
+def test_guards_stand_in_the_line_where_they_are_known() -> None:
+    shown = running(Display)
+    shown.step(answers(1, unparseable=0.125, mismatch=3e-7, tokens_right=20.0, tokens_wrong=math.nan))
+    numbers = dict(shown.numbers())
+    assert (numbers["unparseable"], numbers["mismatch"], numbers["  right"]) == ("12 %", "3e-07", "20")
+    assert "  wrong" not in numbers, "no answer was wrong"
 
 
 def test_lines_come_every_few_seconds_at_evaluations_and_at_the_end(

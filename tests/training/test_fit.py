@@ -23,7 +23,7 @@ from whet.records import Row, Sample, Segment
 from whet.rewards import Attempt, Reward, accuracy, each
 from whet.runs import RunFolder
 from whet.seeds import seed_for
-from whet.sources import Demonstrations, DropDead, Gate, Pairs, Rollouts, Uniform
+from whet.sources import Buffer, Demonstrations, DropDead, Gate, Pairs, Rollouts, Scope, Uniform
 from whet.tasks import Problem, get_task
 from whet.training import checkpoint, metrics
 from whet.training.fit import Fit, Options, minibatches
@@ -125,8 +125,7 @@ def test_rows_of_a_step_depend_on_seed_stage_and_step_alone() -> None:
         loop.stages[0].problems.cursor = 3 * step  # type: ignore[attr-defined]
         for other in others:
             torch.rand(other + 1)
-        clock = dict.fromkeys(("sample", "score", "learn"), 0.0)
-        seen, _ = loop._collect(loop.stages[0], seed_for(seed, "stage", 0, "step", step), clock)
+        seen, _ = loop.step.rows(seed_for(seed, "stage", 0, "step", step))
         return [r["response"].ids for r in seen]
 
     assert rows_at(2, []) == rows_at(2, [0, 1])
@@ -425,13 +424,13 @@ def test_an_accuracy_that_is_not_a_number_is_no_best() -> None:
 
 
 # -- two updates -----------------------------------------------------------------------------------------------------
-class Waits:
+class Waits(Buffer):
     """A buffer that hands over what it holds once it has 10 rows."""
 
     def __init__(self) -> None:
         self.held: list[Row] = []
 
-    def add(self, rows: Sequence[Row]) -> None:
+    def add(self, rows: Sequence[Row], policy: Policy, scope: Scope) -> None:
         self.held += rows
 
     def take(self) -> list[Row] | None:

@@ -16,8 +16,10 @@ from whet.advantages import generalized_advantage, group_std
 from whet.errors import WhetError
 from whet.models.policy import Policy
 from whet.objectives import dpo, kl_to_reference, nll, policy_gradient, value_head, value_loss
+from whet.objectives.contrastive import CHAIN, contrast
 from whet.objectives.forward import Context
 from whet.objectives.objective import Objective, Term, as_objective
+from whet.objectives.value import mlp_value_head
 from whet.records import Row
 from whet.rewards import accuracy
 from whet.sources import Demonstrations, Pairs, Rollouts, Scope, Uniform
@@ -37,6 +39,7 @@ OBJECTIVES: dict[str, Objective | Term] = {
     "dr-grpo": policy_gradient(normalise="constant"),
     "gspo": policy_gradient(ratio="sequence", normalise="sequence"),
     "ppo": policy_gradient(normalise="token") + 0.1 * value_loss(),
+    "contrast": policy_gradient() + 0.5 * contrast(),
     "dpo": dpo() + 0.5 * nll(role="chosen", name="sft"),
     "ipo": dpo("ipo"),
 }
@@ -63,6 +66,9 @@ def rows_of(name: str, policy: Policy, reference: Policy) -> list[Row]:
     wants = frozenset({"old_logprob", "reference_logprob"} | ({"old_value"} if name == "ppo" else set()))
     score(rows, accuracy(), policy, scope)
     prepare(rows, wants, {"policy": policy, "reference": reference}, 1.5, EXACT)
+    draw = torch.Generator().manual_seed(2)
+    for row in rows if name == "contrast" else ():
+        row.vectors[CHAIN] = torch.randn(8, generator=draw)
     for row in rows[::2]:
         row.numbers["reward"] += 0.25
     (generalized_advantage() if name == "ppo" else group_std())(rows)
@@ -77,6 +83,9 @@ def setup(name: str, dtype: torch.dtype, weights: Weights | None = None) -> tupl
     weights.attach(policy, 0)
     if name == "ppo":
         policy.modules["value"] = value_head(policy)
+    if name == "contrast":
+        torch.manual_seed(0)
+        policy.modules["value"] = mlp_value_head(policy, 8)
     reference = frozen_copy(trained_policy(kind, dtype=dtype, steps=30), {})
     rows = rows_of(name, policy, reference)
     assert len({len(s) for row in rows for s in row.all()}) > 1, "rows of one length show nothing about padding"
@@ -85,7 +94,7 @@ def setup(name: str, dtype: torch.dtype, weights: Weights | None = None) -> tupl
         for p in policy.trainable_parameters().values():
             p += 0.02 * torch.randn(p.shape, generator=draw, dtype=p.dtype)
     learner = Learner(Update(OBJECTIVES[name]), {"policy": policy, "reference": reference}, weights, steps=10,
-                      token_budget=EXACT, temperature=1.5 if name in ("grpo", "ppo", "gspo", "dr-grpo") else 1.0,
+                      token_budget=EXACT, temperature=1.5 if name in ("contrast", "grpo", "ppo", "gspo", "dr-grpo") else 1.0,
                       budget=12)  # fmt: skip
     return learner, rows
 
@@ -110,7 +119,7 @@ def test_the_gradient_does_not_depend_on_how_the_batch_is_cut(name: str, dtype: 
     assert float(whole.norm()) > 1e-3
     shuffled = rows[:]
     random.Random(3).shuffle(shuffled)
-    assert [r.problem_id for r in shuffled] != [r.problem_id for r in rows] or name in ("grpo", "ppo")
+    assert [r.problem_id for r in shuffled] != [r.problem_id for r in rows] or name in ("grpo", "ppo", "contrast")
     for order, token_budget in ((rows, 1), (rows, 90), (shuffled, EXACT), (shuffled, 60), (rows[::-1], 1)):
         other, found = gradient(learner, order, token_budget)
         assert distance(whole, other) < tolerance

@@ -38,7 +38,7 @@ def fit(folder: Path, steps: int = 6, **options: Any) -> Fit:
 def test_given_pairs_are_scored_in_the_first_epoch_only(tmp_path: Path) -> None:
     made = fit(tmp_path)  # three epochs
     made.run()
-    assert len(made.references) == 20
+    assert len(made.step.references) == 20
     known: dict[str, int] = {}
     for _ in range(2):  # the texts themselves, once each
         for row in made.stages[0].collect.rows(made.stages[0].problems, 5, made.policy, made.scope):

@@ -11,6 +11,7 @@ from whet.advantages.estimators import (
     process_supervised,
     raw,
     reinforce_plus_plus,
+    remax,
     rloo,
 )
 from whet.advantages.gae import AdaptiveKL, explained_variance, gae, generalized_advantage
@@ -31,6 +32,7 @@ __all__ = [
     "process_supervised",
     "raw",
     "reinforce_plus_plus",
+    "remax",
     "rloo",
     "segment_weights",
     "top_entropy",

@@ -12,6 +12,7 @@ deviations are unbiased (n - 1). Means over a batch are over the rows given: acr
 | `batch_std` | (r_i - mean) / (std of all rewards of the batch + 1e-6) |
 | `batch_whiten` | r_i - mean, whitened over all learnt tokens of the batch: REINFORCE++-baseline |
 | `rloo` | r_i - mean of the others = G / (G - 1) (r_i - mean): 2402.14740 |
+| `remax` | r_i - reward of the greedy answer: 2310.10505 |
 | `raw` | r_i: REINFORCE |
 | `reinforce_plus_plus` | discounted returns of the token rewards, whitened over all learnt tokens: 2501.03262 |
 | `normalise_then_sum` | each part normalised in its group, summed, standardised over the batch |
@@ -245,6 +246,27 @@ class ProcessSupervised(Estimator):
 
 
 # -- without groups --------------------------------------------------------------------------------------------------
+class ReMax(Estimator):
+    """The reward minus that of the greedy answer to the same problem (ReMax, 2310.10505): no statistics of a group.
+
+    The greedy answer is the row of each group whose number `greedy` is 1 (`sources.WithGreedy`). It is withdrawn from
+    learning. Where it could not be judged there is no baseline, and the group learns nothing.
+    """
+
+    def __call__(self, rows: Sequence[Row]) -> None:
+        rewards = numbers(rows).tolist()
+        for places in group_indices(rows):
+            greedy = [i for i in places if rows[i].numbers.get("greedy")]
+            if len(greedy) != 1:
+                raise WhetError(f"advantage: the group of problem '{rows[places[0]].problem_id}' has {len(greedy)} greedy answers "
+                                "and remax needs one: collect=WithGreedy(...)")  # fmt: skip
+            for i in places:
+                advantage = rewards[i] - rewards[greedy[0]]
+                write(rows[i], 0.0 if math.isnan(advantage) else advantage)
+            for sample in rows[greedy[0]].get("response"):
+                sample.per_token["mask"] = torch.zeros(len(sample), dtype=torch.bool)
+
+
 class Raw(Estimator):
     """The reward itself."""
 
@@ -320,6 +342,7 @@ class ReinforcePlusPlus(Estimator):
 
 
 raw = Raw
+remax = ReMax
 reinforce_plus_plus = ReinforcePlusPlus
 normalise_then_sum = NormaliseThenSum
 process_supervised = ProcessSupervised

@@ -81,6 +81,19 @@ def filter_overlong() -> Transform:
     return transform
 
 
+def right_only() -> Transform:
+    """Withdraw responses that are not right (or could not be judged) from learning, through `per_token["mask"]`; what else
+    their rows hold is still learnt."""
+
+    def transform(rows: Sequence[Row]) -> None:
+        for row in rows:
+            if row.numbers["accuracy"] != 1.0:
+                sample = row["response"]
+                sample.per_token["mask"] = torch.zeros(len(sample), dtype=torch.bool)
+
+    return transform
+
+
 def whiten() -> Transform:
     """Whiten the advantages over all learnt tokens of the step; answers that could not be scored stay at 0."""
 

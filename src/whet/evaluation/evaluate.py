@@ -52,10 +52,10 @@ class Evaluator:
         self.answering = answering or Answering()
         self.others = {spec: get_task(spec) for spec in plan.others}
 
-    def validation(self, policy: Policy) -> dict[str, float]:
-        """Greedy accuracy and its companions on validation, for choosing; and the mean accuracy on `others`, if they are
-        looked at, which is for reports and chooses nothing."""
-        found = self._matrix(policy, self.task, "validation", self.plan.validation)
+    def validation(self, policy: Policy, task: Task | None = None) -> dict[str, float]:
+        """Greedy accuracy and its companions on validation (of `task`, where a stage trains on another), for choosing; and the
+        mean accuracy on `others`, if they are looked at, which is for reports and chooses nothing."""
+        found = self._matrix(policy, task or self.task, "validation", self.plan.validation)
         cells = [c for row in found.cells for c in row]
         judged = metrics.accuracy(found)
         accuracy = float(judged["value"])

@@ -72,7 +72,7 @@ def evaluate(
     max_new_tokens: int = 0, answering: Answering | None = None,
 ) -> Matrix:  # fmt: skip
     """Answer each problem `k` times (greedily at temperature 0) and judge the answers. `answering` says how answers come
-    about, where the policy does not give them by itself.
+    about, where the policy does not give them by itself. Answers to a problem that say the same are judged once.
 
     A task without a verifier (a preference file) still shows lengths and ends; its verdicts are NaN.
     """
@@ -80,13 +80,15 @@ def evaluate(
     unjudged = None if "verifier" in task.provides() else Verdict(math.nan, "error", reason="the task has no verifier")
     how = answering or Answering()
     answers = how.ask(policy, problems, settings, k, seed)
-    asked = [(p, how.read(policy, s)) for p, samples in zip(problems, answers, strict=True) for s in samples]
-    judged = iter(zip(asked, [unjudged] * len(asked) if unjudged else verdicts(task, asked, policy), strict=True))
+    asked = [[(place, how.read(policy, sample)) for sample in samples] for place, samples in enumerate(answers)]
+    distinct = list(dict.fromkeys(pair for pairs in asked for pair in pairs))
+    said = [(problems[place], response) for place, response in distinct]
+    judged = dict(zip(distinct, [unjudged] * len(said) if unjudged else verdicts(task, said, policy), strict=True))
     cells = []
-    for samples in answers:
+    for samples, pairs in zip(answers, asked, strict=True):
         row = []
-        for sample in samples:
-            (_, response), verdict = next(judged)
+        for sample, pair in zip(samples, pairs, strict=True):
+            (_, response), verdict = pair, judged[pair]
             tokens = sum(len(s.ids) for s in sample.segments if s.sampled)
             label = vote(verdict, response.answer)
             row.append(Cell(verdict.value, verdict.status, tokens, sample.ended, label, response.text,

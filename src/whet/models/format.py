@@ -6,6 +6,9 @@ Training, sampling and evaluation share this one renderer and extractor. Three s
 - `chat`: a tokenizer with a chat template. The response is text; the answer follows the last `Answer:`.
 - `plain`: any other tokenizer. The prompt, a line break, the response; the answer as in `chat`.
 
+A response may plan first: `<plan> steps </plan><execute> values </execute><answer> ...`, in text a plan that `Execution:` ends.
+What ends the plan belongs to it, so that the last token of its segment is the one where it ends.
+
 Where a response lacks the answer's tag, `fallback` decides: "missing" (the response has no answer; verifiers call it
 unparseable) or "raw" (the whole text is the answer and the verifier looks in it).
 """
@@ -24,6 +27,7 @@ Style = Literal["tags", "chat", "plain"]
 TAGS = {"think": "rationale", "plan": "plan", "execute": "execution", "answer": "answer", "tool": "tool",
         "thought": "thought", "critique": "critique"}  # fmt: skip
 ANSWER_MARK = "Answer:"
+PLAN_END = "Execution:"
 
 
 class Format:
@@ -55,6 +59,7 @@ class Format:
         self.style: Style = style or ("tags" if tagged and "<user>" in vocabulary else
                                       "chat" if tokenizer.chat_template else "plain")  # fmt: skip
         self.fallback = fallback or ("missing" if self.style == "tags" else "raw")
+        self._backend = _backend(tokenizer)
         self.eos_id: int = tokenizer.eos_token_id
         self.end_ids = {self.eos_id, *end_ids}
         self.condition = ""
@@ -78,6 +83,8 @@ class Format:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, tags shown, end tokens not."""
         keep = [i for i in ids if i not in self.end_ids]
+        if self._backend is not None:
+            return self._backend.decode(keep, skip_special_tokens=False)
         return self.tokenizer.decode(keep, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def prompt(self, problem: Problem, hint: str | None = None, condition: str | None = None) -> list[Segment]:
@@ -131,6 +138,24 @@ class Format:
         segments = [Segment(kind, self.encode(text), learn=learn) for kind, text in parts]
         return segments + ([self.eos(learn=learn)] if end else [])
 
+    def planned(self, plan: str, execution: str, answer: str) -> list[Segment]:
+        """The segments of a given response that plans first: plan, execution, answer, end token, all learnt."""
+        if self.style == "tags":
+            parts = [("plan", f"<plan>{plan}</plan>"), ("execution", f"<execute>{execution}</execute>"),
+                     ("answer", f"<answer>{answer}</answer>")]  # fmt: skip
+        else:
+            parts = [
+                ("plan", f"{plan}\n{PLAN_END}"),
+                ("execution", f"\n{execution}\n"),
+                ("answer", f"{ANSWER_MARK} {answer}"),
+            ]
+        return [*(Segment(kind, self.encode(text), learn=True) for kind, text in parts), self.eos()]
+
+    @property
+    def plan_end(self) -> str:
+        """What ends a plan: a stop string for those who draw plans alone."""
+        return "</plan>" if self.style == "tags" else PLAN_END
+
     def scored(self, rationale: str, answer: str) -> list[Segment]:
         """A response of which the answer's own words alone are learnt: their likelihood is the score of a choice.
 
@@ -181,12 +206,14 @@ class Format:
             segments = self.cut(ids)
         text = self.decode(ids)
         answers = [s for s in segments if s.kind == "answer"]
-        rationale = "\n".join(self._inner(s) for s in segments if s.kind in ("rationale", "plan", "execution"))
+        thoughts = [(s.kind, self._inner(s)) for s in segments if s.kind in ("rationale", "plan", "execution")]
+        rationale = "\n".join(text for _, text in thoughts)
+        plan, execution = ("\n".join(t for k, t in thoughts if k == kind) for kind in ("plan", "execution"))
         if answers:
             answer: str | None = self._inner(answers[-1])
         else:
             answer = text if self.fallback == "raw" else None
-        return Response(text, answer, rationale, sample.ended)
+        return Response(text, answer, rationale, sample.ended, plan, execution)
 
     # -- inside -----------------------------------------------------------------------------------------------------
     def _turn(self, message: Mapping[str, str]) -> dict[str, str]:
@@ -207,6 +234,8 @@ class Format:
         if self.style == "tags":
             return self.decode([i for i in segment.ids if i not in self._open and i not in self._close])
         text = self.decode(segment.ids).strip()
+        if segment.kind == "plan":
+            return text.removesuffix(PLAN_END).rstrip()
         return text.removeprefix(ANSWER_MARK).strip() if segment.kind == "answer" else text
 
     def _cut_tags(self, ids: Sequence[int]) -> list[Segment]:
@@ -231,14 +260,30 @@ class Format:
         return segments
 
     def _cut_text(self, ids: Sequence[int]) -> list[Segment]:
+        """Plan and execution (or rationale) and answer, by their marks; what has no mark is a plain `response`."""
         text = self.decode(ids)
         at = text.rfind(ANSWER_MARK)
-        if at < 0:
-            return [Segment("response", list(ids), learn=True, sampled=True)] if ids else []
-        # the mark's place in token ids: the longest prefix whose text does not reach it
+        marked = text.find(PLAN_END, 0, at if at >= 0 else None)
+        answer = self._reach(ids, at) if at >= 0 else len(ids)
+        # the mark belongs to the plan: the shortest prefix whose text has all of it
+        plan = min(self._reach(ids, marked + len(PLAN_END) - 1) + 1, answer) if marked >= 0 else 0
+        thought = "execution" if plan else "rationale" if at >= 0 else "response"
+        parts = [("plan", ids[:plan]), (thought, ids[plan:answer]), ("answer", ids[answer:])]
+        return [Segment(kind, list(part), learn=True, sampled=True) for kind, part in parts if part]
+
+    def _reach(self, ids: Sequence[int], length: int) -> int:
+        """The most leading ids whose text has at most `length` characters."""
         low, high = 0, len(ids)
         while low < high:
             middle = (low + high + 1) // 2
-            low, high = (middle, high) if len(self.decode(ids[:middle])) <= at else (low, middle - 1)
-        parts = [("rationale", ids[:low]), ("answer", ids[low:])]
-        return [Segment(kind, list(part), learn=True, sampled=True) for kind, part in parts if part]
+            low, high = (middle, high) if len(self.decode(ids[:middle])) <= length else (low, middle - 1)
+        return low
+
+
+def _backend(tokenizer: Any) -> Any:
+    """What a plain fast tokenizer calls to decode, after it has asked of each id several times what it is; else None."""
+    from transformers import PreTrainedTokenizerFast as Fast
+
+    kind = type(tokenizer)
+    plain = isinstance(tokenizer, Fast) and kind.decode is Fast.decode and kind._decode is Fast._decode
+    return tokenizer.backend_tokenizer if plain else None

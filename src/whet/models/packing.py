@@ -85,6 +85,12 @@ class Batch:
         picked = [s.per_token[name][s.learn_mask] for s in self.samples]
         return torch.cat(picked).to(self.ids.device, dtype)
 
+    @property
+    def given(self) -> Tensor:
+        """(N,) bool: learnt tokens that no policy drew, such as the prefix of a demonstration."""
+        found = [torch.tensor([not g.sampled for g in s.segments for _ in g.ids])[s.learn_mask] for s in self.samples]
+        return torch.cat(found).to(self.ids.device)
+
     def scatter(self, name: str, flat: Tensor) -> None:
         """Write (N,) values back into each sample's `per_token[name]`, zero on tokens that are not learnt."""
         flat = flat.detach().to("cpu")

@@ -164,6 +164,21 @@ def kl(logits: Tensor, targets: Tensor, other: Tensor) -> Tensor:
     return (logprobs.exp() * (logprobs - other.log_softmax(-1))).sum(-1)
 
 
+@dataclass(frozen=True)
+class Whole:
+    """The optimizer batch that a micro-batch is a part of, for terms in which its rows meet.
+
+    Attributes:
+        rows: all of them, those of other ranks too.
+        places: of the micro-batch's rows among them.
+        states: by term, (rows, D) what each row brings, without a gradient.
+    """
+
+    rows: Sequence[Row]
+    places: Sequence[int]
+    states: Mapping[str, Tensor]
+
+
 @dataclass
 class Context:
     """What the terms of an objective see of a micro-batch.
@@ -177,6 +192,7 @@ class Context:
         budget: the generation budget of the `constant` normaliser, in tokens.
         step, steps: optimizer steps done in the stage and to be done in it, for schedules.
         together: roles whose samples are run together where one of them is asked for, as they may share prompts.
+        whole: the optimizer batch, where rows of it meet and this is only a part; None where this is all of it.
     """
 
     rows: Sequence[Row]
@@ -188,6 +204,7 @@ class Context:
     step: float = 0.0
     steps: int = 1
     together: frozenset[str] = frozenset()
+    whole: Whole | None = None
     logs: dict[str, list[Tensor]] = field(default_factory=dict)
     _batches: dict[str, Batch] = field(default_factory=dict)
     _views: dict[Any, View] = field(default_factory=dict)

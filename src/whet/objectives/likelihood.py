@@ -8,6 +8,7 @@ The weights never enter the count: halving all of them halves the loss.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -35,6 +36,7 @@ class Likelihood(Term):
     weight: str | None = None
     view: View | None = None
     name: str = "nll"
+    behaviour: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         self.roles = (self.role,)

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from whet.errors import WhetError
@@ -60,6 +61,8 @@ class Term:
             `old_logprob`, `old_value`.
         view: what its forwards read; None for the samples as they are, whose prompts can be shared.
         scope: `rows` (each micro-batch) or `parameters` (once an optimizer step, without rows).
+        behaviour: whether it may compare the policy with the one that sampled: several steps on one batch then need
+            `old_logprob`. A likelihood does not.
     """
 
     name: str = "term"
@@ -69,6 +72,7 @@ class Term:
     needs: frozenset[str] = frozenset()
     view: View | None = None
     scope: ClassVar[str] = "rows"
+    behaviour: ClassVar[bool] = True
 
     def check(self, policy: Policy) -> None:
         """Refuse a model that the term cannot learn with, or whose input its view cannot change. Called before anything runs."""
@@ -95,6 +99,37 @@ class Term:
         return as_objective(self) + other
 
 
+class Meeting(Term):
+    """A term in which all rows of the optimizer batch meet, each as one vector: a contrast, a statistic of the batch.
+
+        L = f(z_1 ... z_B)        dL/dtheta = sum_i  df/dz_i  dz_i/dtheta        z_i = what row i brings
+
+    A micro-batch needs the z of its own rows with a gradient and only the values of the others, and adds the summands of
+    its own rows. So no two rows have to be in one micro-batch or on one rank, and the gradient depends on neither: where the
+    batch is cut, the learner asks all rows for their z once beforehand, without a gradient.
+    """
+
+    behaviour: ClassVar[bool] = False
+
+    def represent(self, ctx: Context) -> Tensor:
+        """(b, D) what each row of the micro-batch brings; the same where it is asked for twice."""
+        raise NotImplementedError
+
+    def losses(self, states: Tensor, rows: Sequence[Row]) -> Tensor:
+        """(B,) the summands of the whole batch, from the (B, D) that its rows bring. Needs no forward."""
+        raise NotImplementedError
+
+    def total(self, ctx: Context) -> Tensor:
+        own = self.represent(ctx)
+        if ctx.whole is None:
+            return self.losses(own, ctx.rows).sum()
+        places = torch.tensor(ctx.whole.places, device=own.device)
+        everyone = ctx.whole.states[self.name].to(own).index_put((places,), own)
+        losses = self.losses(everyone, ctx.whole.rows)
+        whole = losses.sum()
+        return losses[places].sum().detach() + whole - whole.detach()  # its own rows' value, all rows' gradient
+
+
 class Objective:
     """A sum of weighted terms. Terms of weight 0 are not computed."""
 
@@ -115,6 +150,16 @@ class Objective:
     @property
     def needs(self) -> frozenset[str]:
         return frozenset().union(*(t.needs for _, t in self.terms))
+
+    @property
+    def behaviour(self) -> bool:
+        """Whether a term may compare the policy with the one that sampled."""
+        return any(t.behaviour for _, t in self.terms)
+
+    @property
+    def meetings(self) -> list[Meeting]:
+        """The terms in which rows meet."""
+        return [t for _, t in self.terms if isinstance(t, Meeting)]
 
     @property
     def couples(self) -> str:

@@ -23,6 +23,7 @@ from torch import Tensor
 from whet.errors import WhetError, unknown
 from whet.objectives.divergence import LOG_LIMIT, log_ratio
 from whet.objectives.forward import Context, Forward
+from whet.objectives.given import Given
 from whet.objectives.objective import Term
 from whet.records import Row
 
@@ -61,6 +62,7 @@ class PolicyGradient(Term):
             min(w, correction_cap), `mask` drops what has w outside `bounds`.
         level: w of each `token`, of the `sequence` (a product), or its `geometric` mean over the sequence.
         bounds: by default (0.5, 2), for `geometric` (0.999, 1.001).
+        given: how tokens that no policy drew are learnt (the prefix of a demonstration); None is like all others.
     """
 
     ratio: str = "token"
@@ -73,6 +75,7 @@ class PolicyGradient(Term):
     level: str = "token"
     correction_cap: float = 2.0
     bounds: tuple[float, float] | None = None
+    given: Given | None = None
     role: str = "response"
     name: str = "policy_gradient"
 
@@ -99,12 +102,17 @@ class PolicyGradient(Term):
     def total(self, ctx: Context) -> Tensor:
         forward = ctx.forward(self.role)
         advantage = forward.values("advantage")
+        given = forward.batch.given
+        if self.given is not None and bool(given.any()):
+            advantage = self.given.keep(ctx, forward, advantage, given)
         delta = log_ratio(forward)
         logs = sequence_log_ratio(forward, delta) if self.ratio == "sequence" else delta.clamp(-LOG_LIMIT, LOG_LIMIT)
         ratio = logs.exp()
         loss, changed = self._loss(forward, ratio, advantage)
+        if self.given is not None and self.given.shape:
+            loss = torch.where(given, self.given.shaped(forward.logprobs, advantage), loss)
         _log(ctx, logs.detach(), changed)
-        loss = loss * self._correct(ctx, forward, delta)
+        loss = loss * self._correct(ctx, forward, delta, given)
         return forward.reduce(loss, self.normalise)
 
     def _loss(self, forward: Forward, ratio: Tensor, advantage: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,15 +126,17 @@ class PolicyGradient(Term):
         loss = clipped(ratio, advantage, self.clip or CLIPS[self.ratio], self.dual_clip)
         return loss, loss != plain
 
-    def _correct(self, ctx: Context, forward: Forward, delta: Tensor) -> Tensor:
-        """(N,) detached weights for the sampler's mismatch; logs it wherever the sampler's log-probs are known."""
+    def _correct(self, ctx: Context, forward: Forward, delta: Tensor, given: Tensor) -> Tensor:
+        """(N,) detached weights for the sampler's mismatch; logs it wherever the sampler's log-probs are known, which those
+        of given tokens are not."""
         known = all("sampler_logprob" in s.per_token for s in forward.batch.samples)
         one = torch.ones_like(delta).detach()
         if not known and self.correction == "none":
             return one
         old = (forward.logprobs - delta).detach()
-        mismatch = old - forward.values("sampler_logprob")
-        ctx.log("mismatch", mismatch.abs())
+        mismatch = (old - forward.values("sampler_logprob")).masked_fill(given, 0.0)
+        for name in ("mismatch", "mismatch_max"):  # the mean and the largest
+            ctx.log(name, mismatch[~given].abs())
         if self.correction == "none":
             return one
         if self.level != "token":

@@ -30,6 +30,25 @@ def value_head(policy: Policy) -> nn.Linear:
     return head.to(policy.device, dtype)
 
 
+class MlpHead(nn.Module):
+    """V = w relu(u) + b with u = W h + c: the (N, width) activations u, before the relu, can stand for the tokens."""
+
+    def __init__(self, hidden: int, width: int) -> None:
+        super().__init__()
+        self.embed, self.out = nn.Linear(hidden, width), nn.Linear(width, 1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.out(self.embed(hidden).relu())
+
+
+def mlp_value_head(policy: Policy, width: int = 64) -> MlpHead:
+    """Two layers h -> width -> 1, near V = 0 at the start; for other widths `partial(mlp_value_head, width=...)`."""
+    head = MlpHead(policy.model.get_output_embeddings().weight.shape[1], width)
+    nn.init.normal_(head.out.weight, std=0.1 / width**0.5)
+    nn.init.zeros_(head.out.bias)
+    return head.to(policy.device, torch.float64 if policy.dtype == torch.float64 else torch.float32)
+
+
 def values(forward: Forward) -> Tensor:
     """(N,) V of the state before each learnt token. On a shared backbone its gradient reaches the policy's weights."""
     if "value" not in forward.policy.modules:

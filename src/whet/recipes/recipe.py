@@ -54,16 +54,18 @@ class Recipe:
     Attributes:
         stages: of a run, in order.
         answering: how the trained policy's answers come about, in every evaluation.
+        stream: tasks that are measured at the start and after each stage, where each stage trains on the next of them.
     """
 
     stages: list[Stage]
     answering: Answering = field(default_factory=Answering)
+    stream: tuple[str, ...] = ()
 
     def check(self, task: Task) -> None:
         """Refuse a task that lacks what a stage needs, by name and with the way to provide it."""
         for stage in self.stages:
             stage.check()
-            for source in stage.problems.tasks(task):
+            for source in stage.problems.tasks(stage.task or task):
                 for need in sorted(stage.needs() - source.provides()):
                     raise WhetError(f"stage '{stage.name}' needs {need} and task '{source.name}' has none: provide "
                                     f"{HOW_TO_PROVIDE.get(need, need)}")  # fmt: skip

@@ -34,6 +34,7 @@ class Section:
         claims: what it comes down to, in sentences.
         results, training: charts; the first stand beside the tables.
         zero: what was 0 in every step and has no chart.
+        warnings: what the guards told while it trained.
         runs: (label, run) whose answers and config are shown.
     """
 
@@ -46,6 +47,7 @@ class Section:
     results: list[Any] = field(default_factory=list)
     training: list[Any] = field(default_factory=list)
     zero: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     compute: Table | None = None
     runs: list[tuple[str, RunData]] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
@@ -97,7 +99,7 @@ def render(folders: Sequence[str | Path]) -> str:
 def of_runs(runs: Sequence[RunData]) -> Section:
     """The section of runs that were named themselves."""
     from whet.report.charts import Colours
-    from whet.report.training import always_zero, training_charts
+    from whet.report.training import always_zero, training_charts, warnings
 
     groups = grouped(runs)
     tasks = " and ".join(dict.fromkeys(str(run.asked["task"]) for run in runs))
@@ -116,7 +118,7 @@ def of_runs(runs: Sequence[RunData]) -> Section:
             made.tables.append(tables.before_after(group))
     made.compute = tables.compute(groups) if any(group.finished for group in groups) else None
     made.training = training_charts(groups, Colours([group.label for group in groups]))
-    made.zero = always_zero(groups)
+    made.zero, made.warnings = always_zero(groups), warnings(groups)
     several = any(len(group.runs) > 1 for group in groups)
     made.runs = [(f"{g.label}, seed {run.seed}" if several else g.label, run) for g in groups for run in g.runs]
     made.pairs = [pair for i, (_, run) in enumerate(made.runs) for pair in pairs(run, i)]
@@ -127,7 +129,7 @@ def of_comparison(comparison: ComparisonData, name: str) -> Section:
     """The section of a comparison; of its runs' answers and configs the first seed's are shown."""
     from whet.report import charts
     from whet.report.charts import Colours
-    from whet.report.training import always_zero, training_charts
+    from whet.report.training import always_zero, training_charts, warnings
 
     results, asked = comparison.results, comparison.results["asked"]
     arms = results["arms"]
@@ -154,7 +156,7 @@ def of_comparison(comparison: ComparisonData, name: str) -> Section:
     made.results = [chart for chart in made.results if chart]
     groups = [group for group in comparison.groups if group.runs]
     made.training = [c for c in training_charts(groups, colours) if c.title != "Validation accuracy"] if groups else []
-    made.zero = always_zero(groups)
+    made.zero, made.warnings = always_zero(groups), warnings(groups)
     made.runs = [(f"{group.label}, seed {group.runs[0].seed}", group.runs[0]) for group in groups]
     made.pairs = [pair for i, (_, run) in enumerate(made.runs) for pair in pairs(run, i)]
     return made

@@ -64,6 +64,11 @@ class RunData:
     def seed(self) -> int:
         return int(self.asked.get("seed", 0))
 
+    @property
+    def warnings(self) -> dict[str, int]:
+        """What the guards told while it trained, and after which step."""
+        return {text: int(row["step"]) for row in self.steps for text in row.get("warnings", ())}
+
     def by_problem(self, metric: str, when: str) -> np.ndarray | None:
         """(P,) accuracy or pass@k on each test problem, NaN where nothing could be judged; None for other metrics."""
         matrix = self.matrices.get(when, {})

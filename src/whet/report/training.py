@@ -39,6 +39,7 @@ def training_charts(groups: Sequence[Group], colours: Colours) -> list[Chart]:
         _of(groups, colours, "Entropy of a token", [("entropy", "")]),
         *_each(groups, colours, "KL", [key for key in _keys(groups) if _is_kl(key) and _ever(groups, key)]),
         *(_of(groups, colours, title, [(key, "")], share=True) for key, title in GUARDS.items() if _ever(groups, key)),
+        _of(groups, colours, "Mismatch of sampler and trainer", [("mismatch", "")]),
         *_each(groups, colours, "Loss", [k for k in _keys(groups) if "loss/" in k and not _is_kl(k)]),
         _of(groups, colours, "Norm of the gradient", [("grad_norm", "")]),
         charts.time_split({group.label: _seconds(group) for group in groups}),
@@ -50,6 +51,18 @@ def always_zero(groups: Sequence[Group]) -> list[str]:
     """What would be a flat line at 0 and has no chart for it."""
     keys = [key for key in _keys(groups) if key in GUARDS or _is_kl(key)]
     return [name(key) for key in keys if not _ever(groups, key)]
+
+
+def warnings(groups: Sequence[Group]) -> list[str]:
+    """What the guards told: `grpo: the entropy has collapsed ... (in 3 of 3 seeds, first after step 40)`."""
+    found: list[str] = []
+    for group in groups:
+        name = f"{group.label}: " if len(groups) > 1 else ""
+        for text in dict.fromkeys(text for run in group.runs for text in run.warnings):
+            steps = [run.warnings[text] for run in group.runs if text in run.warnings]
+            seeds = f"in {len(steps)} of {len(group.runs)} seeds, first " if len(group.runs) > 1 else ""
+            found.append(f"{name}{text} ({seeds}after step {min(steps)})")
+    return found
 
 
 def _of(

@@ -1,6 +1,7 @@
 """Rewards: what an answer is worth, in named parts, with the verifier's verdict beside them."""
 
 from whet.rewards.audit import AuditRow, audit, exploits
+from whet.rewards.partial import partial_credit
 from whet.rewards.reward import (
     Attempt,
     Reward,
@@ -14,9 +15,9 @@ from whet.rewards.reward import (
     route,
     total,
 )
-from whet.rewards.shaping import overlong, soft_overlong
+from whet.rewards.shaping import boxed_in_thought, overlong, relative_length, soft_overlong
 
 __all__ = [
-    "Attempt", "AuditRow", "Reward", "accuracy", "audit", "clip", "each", "exploits", "format_bonus", "from_function",
-    "gate", "load_reward", "overlong", "route", "soft_overlong", "total",
+    "Attempt", "AuditRow", "Reward", "accuracy", "audit", "boxed_in_thought", "clip", "each", "exploits", "format_bonus",
+    "from_function", "gate", "load_reward", "overlong", "partial_credit", "relative_length", "route", "soft_overlong", "total",
 ]  # fmt: skip

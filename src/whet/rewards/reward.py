@@ -18,6 +18,7 @@ from whet.tasks.functions import call_trl, is_trl, load_function, parameters
 from whet.tasks.problem import Problem, Response, Verdict
 
 if TYPE_CHECKING:
+    from whet.models.policy import Policy
     from whet.records import Row
 
 Parts = dict[str, float]
@@ -52,6 +53,11 @@ class Reward:
     """
 
     children: tuple[Reward, ...] = ()
+
+    def bind(self, policy: Policy) -> None:
+        """Once, before anything moves: what looks at answers with the policy as it was at the run's start copies it here."""
+        for child in self.children:
+            child.bind(policy)
 
     def __call__(self, group: Sequence[Attempt]) -> list[Parts]:
         """The parts for each attempt of one problem's group, in order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -49,7 +50,7 @@ class Answer:
         Args:
             logprobs, entropy: one value for each of `ids`.
         """
-        if not bool(logprobs.isfinite().all()):
+        if not math.isfinite(float(logprobs.sum())):
             raise WhetError(
                 f"the model gave logits that are not finite while it answered problem '{self.request.problem_id}': "
                 "its weights have diverged; start from an earlier checkpoint, with a smaller learning rate"

@@ -1,8 +1,8 @@
 """FusedEngine: cached decoding over weights read by `layers.read`; rows leave and join while it runs.
 
-A row is an answer that runs. Its keys and values stand in columns that all rows share: every step writes one column,
-whenever a row joined, and a row's position is `column - origin`. A row that leaves gives its place to the last one, so
-that nothing is copied but what moves.
+A row's keys and values stand in columns that all rows share: every step writes one column, whenever a row joined, and a
+row's position is `column - origin`. A row that leaves gives its place to another one, and answers that part take a copy
+each, so that nothing is copied but what moves.
 
 Prompts are run once, by the model's own module, and then kept in one of two ways: `shared`, once for all rows that
 answer them (attention over prompt and answer is done apart and merged), or copied before each row's own columns. Shared
@@ -36,16 +36,18 @@ class FusedEngine:
         limit: most tokens of an answer.
         shared: whether a prompt is kept once for all its rows.
         graphs: capture each step's kernels in a CUDA graph.
+        most: rows that are expected at most; more can come.
     """
 
     joins = True
     slack = 1 / 8
 
     def __init__(
-        self, policy: Policy, layers: Layers, longest: int, limit: int, *, shared: bool, graphs: bool = False
-    ) -> None:
+        self, policy: Policy, layers: Layers, longest: int, limit: int, *, shared: bool, graphs: bool = False,
+        most: int = 0,
+    ) -> None:  # fmt: skip
         self.policy, self.layers, self.shared = policy, layers, shared
-        self.limit = limit
+        self.limit, self.most = limit, most
         self.margin = 0 if shared else longest  # columns before the first answer's, for copied prompts
         self.column = self.margin  # written next
         self.first = self.margin  # no row sees an earlier column
@@ -104,12 +106,14 @@ class FusedEngine:
         return logits
 
     def keep(self, order: Sequence[int]) -> None:
-        """Row i is the row that was `order[i]`; the others leave."""
+        """Row i goes on from the row that was `order[i]`; one may go on in several, and the others leave."""
         moved = [(i, o) for i, o in enumerate(order) if i != o]
-        if moved:
+        self._room(len(order), ahead=False)
+        if moved and self.column > self.first:
             to, source = (torch.tensor(part, device=self.at.device) for part in zip(*moved, strict=True))
             for held in (*self.keys, *self.values):
-                held[to, :, self.first : self.column] = held[source, :, self.first : self.column]
+                part = held[:, :, self.first : self.column]
+                part.index_copy_(0, to, part.index_select(0, source))
         for name in ("origin", "start", *(("entry",) if self.shared else ())):
             held = getattr(self, name)
             setattr(self, name, [held[o] for o in order])
@@ -131,11 +135,13 @@ class FusedEngine:
         place = {e: i for i, e in enumerate(live)}
         self.entry = [place[e] for e in self.entry]
 
-    def _room(self, rows: int) -> None:
-        """Room for so many rows and one more column; what no row sees any more is dropped."""
+    def _room(self, rows: int, ahead: bool = True) -> None:
+        """Room for so many rows, and for one more column if it is `ahead`; what no row sees any more is dropped."""
         held_rows, _, columns, _ = self.keys[0].shape
-        if rows <= held_rows and self.column < columns:
+        if rows <= held_rows and self.column < columns + (not ahead):
             return
+        if rows > held_rows:  # answers part at every step: not each time all over again
+            rows = max(rows, min(2 * held_rows, self.most))
         used = self.column - self.first if self.origin else 0
         shift = self.first - max(0, self.margin - used) if self.origin else self.column - self.margin
         room = self.column - shift + min(self.limit, max(64, used // 2))
@@ -177,12 +183,13 @@ class FusedEngine:
         self.prompt_bias = _bias(hidden[:, None, None], self.layers.dtype) if bool(hidden.any()) else None
 
     # -- a step -----------------------------------------------------------------------------------------------------
-    def step(self, token: Tensor) -> Tensor:
-        """(R, V) logits after one more token a row."""
+    def step(self, token: Tensor, answers: int = 0) -> Tensor:
+        """(R, V) logits after one more token a row; the meter counts it for `answers`, which the rows are run for."""
         self._room(len(self))
         policy, width = self.policy, self.column + 1 - self.first
         seen = width + (self.prompt_keys[0].shape[2] if self.shared else 0)
-        policy.meter.flops += policy.shapes.forward(len(self), seen, len(self))
+        answers = answers or len(self)
+        policy.meter.flops += policy.shapes.forward(answers, seen, answers)
         self.at.fill_(self.column)
         if self.replay:
             width = min(-(-width // 64) * 64, self.keys[0].shape[2] - self.first)  # few shapes: few graphs

@@ -51,9 +51,11 @@ def prefill(policy: Policy, prompts: Sequence[tuple[int, ...]]) -> tuple[Tensor,
 
 
 def forward(
-    policy: Policy, cache: Cache, ids: Tensor, positions: Tensor, mask: Tensor | None, last: tuple[Any, Any], keep: int
-) -> Tensor:
-    """(R, V) logits at the position `last` of each row, which is among the `keep` last ones."""
+    policy: Policy, cache: Cache, ids: Tensor, positions: Tensor, mask: Tensor | None, last: tuple[Any, Any], keep: int,
+    answers: int = 0,
+) -> Tensor:  # fmt: skip
+    """(R, V) logits at the position `last` of each row, which is among the `keep` last ones. The meter counts it for so
+    many `answers`, where they are not the rows."""
     module = _module(policy)
     known = _parameters(module)
     inputs: dict[str, Any] = {"cache" if "cache" in known else "past_key_values": cache}
@@ -62,7 +64,8 @@ def forward(
     if not policy.chunked and "logits_to_keep" in known:
         inputs["logits_to_keep"] = keep
     seen = cache.get_seq_length() + ids.shape[1]
-    policy.meter.flops += policy.shapes.forward(ids.numel(), seen, len(ids))
+    counted = answers or len(ids)
+    policy.meter.flops += policy.shapes.forward(counted * ids.shape[1], seen, counted)
     with autocast(policy.device, policy.mixed):
         out = module(input_ids=ids, use_cache=True, attention_mask=mask, **inputs)
     return policy.head(out.last_hidden_state[last]) if policy.chunked else out.logits[last]
@@ -109,12 +112,12 @@ class ModuleEngine:
         self.cache.batch_select_indices(rows)
         self.pads, self.positions = self.pads[rows], self.positions[rows]
 
-    def step(self, token: Tensor) -> Tensor:
+    def step(self, token: Tensor, answers: int = 0) -> Tensor:
         # rows that are finished run on, but not past the model's last position
         self.positions = (self.positions + 1).clamp(max=self.policy.max_length - 1)
         self.width += 1
         mask = torch.arange(self.width, device=token.device) >= self.pads[:, None] if self.ragged else None
-        return forward(self.policy, self.cache, token[:, None], self.positions, mask, (slice(None), -1), 1)
+        return forward(self.policy, self.cache, token[:, None], self.positions, mask, (slice(None), -1), 1, answers)
 
 
 class Layer(DynamicLayer):

@@ -1,9 +1,13 @@
 """NativeSampler: cached decoding, many answers at a time.
 
-What it does beyond `generate`: a prompt is run once however many answers it has, and a long one is kept once too; a step
-of a known architecture costs little beyond its matrix products (`fused.FusedEngine`; `module.ModuleEngine` runs the
-Hugging Face module for the others); finished answers leave the batch and waiting ones take their places; each answer has
-its own settings and its own random numbers.
+What it does beyond `generate`: what the answers to a prompt begin with alike is run once, up to the token where each goes
+its own way, and a long prompt is kept once too; a step of a known architecture costs little beyond its matrix products
+(`fused.FusedEngine`; `module.ModuleEngine` runs the Hugging Face module for the others); finished answers leave the batch
+and waiting ones take their places; each answer has its own settings and its own random numbers.
+
+A *row* is what the engine runs, an *answer* what is drawn: answers that have been the same so far read one row. On a GPU,
+where more rows cost next to nothing and asking which tokens were drawn makes it wait, each answer has a row from its first
+token on.
 
 Decoding is done in the policy's own precision: `dtype=mixed` runs sampling *and* learning in bf16, so that the two still
 agree. `precision="auto"` measures once whether bf16 products are faster here and agree with the policy's own log-probs;
@@ -37,7 +41,7 @@ SHARED = 64  # prompts of groups are kept once, not copied, from so many tokens 
 
 
 class Engine(Protocol):
-    """Rows of answers over a key-value cache.
+    """Rows over a key-value cache.
 
     Attributes:
         joins: whether rows can be admitted while others run.
@@ -55,12 +59,12 @@ class Engine(Protocol):
         """(n, V) logits after the prompts, whose rows stand behind the others from now on."""
         ...
 
-    def step(self, token: Tensor) -> Tensor:
-        """(R, V) logits after one more token a row."""
+    def step(self, token: Tensor, answers: int = 0) -> Tensor:
+        """(R, V) logits after one more token a row; the meter counts it for `answers`, which the rows are run for."""
         ...
 
     def keep(self, order: Sequence[int]) -> None:
-        """Row i is the row that was `order[i]`; the others leave."""
+        """Row i goes on from the row that was `order[i]`; one may go on in several, and the others leave."""
         ...
 
 
@@ -109,8 +113,9 @@ class NativeSampler:
         else:
             graphs = self.graphs and policy.device.type == "cuda"
             engine = FusedEngine(
-                policy, layers, queue.longest, queue.limit, shared=queue.grouped >= SHARED, graphs=graphs
-            )
+                policy, layers, queue.longest, queue.limit, shared=queue.grouped >= SHARED, graphs=graphs,
+                most=min(queue.most, queue.tokens // (queue.longest + queue.limit)),
+            )  # fmt: skip
         drawn = dict(_decode(policy, engine, queue, on_token))
         return [[drawn[a.index] for a in unit] for unit in units]
 
@@ -151,9 +156,9 @@ class Queue:
         once = sum(len(p) for p in {u[0].prompt for u in ordered})
         self.grouped = (sum(len(u) * len(u[0].prompt) for u in ordered) - once) / rows
 
-    def take(self, engine: Engine) -> list[Answer]:
-        """The answers to start now, so that those of a request start together where they can."""
-        rows = len(engine)
+    def take(self, engine: Engine, rows: int) -> list[Answer]:
+        """The answers to start now, beside the `rows` that run, so that those of a request start together where they can.
+        There is room for each of them to go its own way."""
         if not self.units or (rows and not engine.joins):
             return []
         shared = getattr(engine, "shared", False)
@@ -188,18 +193,31 @@ class Queue:
 
 
 class _Table:
-    """What has been drawn, a row a running answer."""
+    """What has been drawn by each running answer.
 
-    def __init__(self, device: torch.device, width: int) -> None:
+    Attributes:
+        rows: (A,) the engine's row that an answer reads.
+        speaker: for each row of the engine an answer that says its next token.
+        stops: whether any answer has stop strings.
+    """
+
+    def __init__(self, device: torch.device, limit: int) -> None:
         self.answers: list[Answer] = []
-        self.width, self.device = width, device
+        self.device = device
+        self.width = width = (
+            limit + 1
+        )  # the last column is for what is drawn behind an answer that has reached its limit
         self.ids = torch.zeros(0, width, dtype=torch.long, device=device)
         self.logprobs, self.entropies = (torch.zeros(0, width, device=device) for _ in range(2))
         self.lengths = torch.zeros(0, dtype=torch.long, device=device)
         self.limits, self.live = self.lengths, torch.zeros(0, dtype=torch.bool, device=device)
+        self.rows, self.speaker, self.stops = self.lengths, self.lengths, False
         self.draw = Draw([], device)
 
-    def extend(self, answers: list[Answer]) -> None:
+    def __len__(self) -> int:
+        return len(self.answers)
+
+    def extend(self, answers: list[Answer], rows: list[int]) -> None:
         self.answers = self.answers + answers
         n = len(answers)
         for name in ("ids", "logprobs", "entropies"):
@@ -209,21 +227,24 @@ class _Table:
         self.lengths = torch.cat([self.lengths, torch.zeros_like(limits)])
         self.limits = torch.cat([self.limits, limits])
         self.live = torch.cat([self.live, torch.ones_like(limits, dtype=torch.bool)])
+        self.rows = torch.cat([self.rows, torch.tensor(rows, device=self.device)])
+        self.stops = any(a.settings.stop for a in self.answers)
         self.draw.extend(answers)
 
     def keep(self, order: list[int]) -> None:
         self.answers = [self.answers[o] for o in order]
         rows = torch.tensor(order, dtype=torch.long, device=self.device)
-        for name in ("ids", "logprobs", "entropies", "lengths", "limits", "live"):
+        for name in ("ids", "logprobs", "entropies", "lengths", "limits", "live", "rows"):
             setattr(self, name, getattr(self, name)[rows])
         self.draw.keep(order)
 
     def write(self, logits: Tensor) -> Tensor:
-        """Draw and note the next token of every row; what a finished row draws is not kept."""
-        at = self.lengths.clamp(max=self.width - 1)
-        token, logprob, entropy = self.draw(logits, at)
+        """Draw and note the next token of every answer from its row's logits; what a finished one draws is not kept."""
+        logits = logits[self.rows]
+        at = self.lengths[:, None]
+        token, logprob, entropy = self.draw(logits, torch.minimum(self.lengths, self.limits - 1))
         for held, new in ((self.ids, token), (self.logprobs, logprob), (self.entropies, entropy)):
-            held.scatter_(1, at[:, None], new[:, None].to(held.dtype))
+            held.scatter_(1, at, new[:, None].to(held.dtype))
         self.lengths = self.lengths + self.live
         return token
 
@@ -233,15 +254,18 @@ def _decode(
 ) -> Iterator[tuple[int, Sample]]:
     device = policy.device
     ends = torch.tensor(sorted(policy.format.end_ids), device=device)
-    every = 1 if device.type == "cpu" or on_token else 8  # asking a GPU how many rows still run makes it wait
+    alike = device.type == "cpu"
+    every = 1 if alike or on_token else 8  # asking a GPU how many answers still run makes it wait
     table = _Table(device, queue.limit)
     token = torch.zeros(0, dtype=torch.long, device=device)
     steps = 0
     while True:
-        logits = [engine.step(token)] if len(engine) else []
-        if new := queue.take(engine):
-            logits.append(engine.admit([a.prompt for a in new]))
-            table.extend(new)
+        logits = [engine.step(token[table.speaker], len(table))] if len(engine) else []
+        new = queue.take(engine, len(table))
+        if new:
+            distinct = {prompt: len(engine) + i for i, prompt in enumerate(dict.fromkeys(a.prompt for a in new))}
+            logits.append(engine.admit(list(distinct)))
+            table.extend(new, [distinct[a.prompt] for a in new])
         if not logits:
             return
         live = table.live
@@ -251,28 +275,75 @@ def _decode(
                 if running:
                     on_token(answer.index, t)
         live = live & (token[:, None] != ends).all(-1) & (table.lengths < table.limits)
-        if any(a.settings.stop for a in table.answers):
+        if table.stops:
             live &= ~_stopped_rows(policy, table, live)
         table.live = live
         steps += 1
-        if steps % every:
+        if steps % every and not new:
             continue
         running = live.tolist()
         left = sum(running)
-        if left and len(running) - left < engine.slack * len(running):
+        if not left or len(running) - left >= engine.slack * len(running):
+            yield from _finished(policy, table, running)
+            order = [i for i, runs in enumerate(running) if runs]
+            table.keep(order)
+            token, running = token[torch.tensor(order, dtype=torch.long, device=device)], [True] * left
+        own = token.tolist() if alike else range(len(running))
+        order, rows, speaker = branches(table.rows.tolist(), own, running, len(engine), engine.slack)
+        if order != list(range(len(engine))):
+            engine.keep(order)
+        table.rows, table.speaker = (torch.tensor(part, dtype=torch.long, device=device) for part in (rows, speaker))
+
+
+def branches(
+    rows: Sequence[int], tokens: Sequence[int], running: Sequence[bool], count: int, slack: float
+) -> tuple[list[int], list[int], list[int]]:
+    """How the rows go on, so that answers that are still the same read one.
+
+    Args:
+        rows: the row that each answer has read.
+        tokens: what it has drawn from it.
+        running: whether it goes on.
+        count: rows that there are.
+        slack: rows that nobody reads any more are left where they are while they are fewer than this share.
+
+    Returns:
+        The order to `Engine.keep`, where few rows move; the row that each answer reads next; and for each row an answer
+        that speaks for it. (For what has finished or is left over, any.)
+    """
+    places: dict[tuple[int, int], int] = {}
+    further: list[tuple[int, int]] = []
+    order, read = list(range(count)), [False] * count
+    for row, token, runs in zip(rows, tokens, running, strict=True):
+        if not runs or (row, token) in places:
             continue
-        yield from _finished(policy, table, running)
-        order = _order(running)
-        engine.keep(order)
-        table.keep(order)
-        token = token[torch.tensor(order, dtype=torch.long, device=device)]
-
-
-def _order(running: list[bool]) -> list[int]:
-    """Rows that still run, where only those move that stand behind the last place."""
-    left = sum(running)
-    behind = (i for i in range(left, len(running)) if running[i])
-    return [i if running[i] else next(behind) for i in range(left)]
+        if read[row]:
+            further.append((row, token))
+        read[row], places[row, token] = True, row
+    free = [i for i in range(count) if not read[i]][::-1]
+    for branch in further:
+        if free:
+            places[branch] = free.pop()
+            order[places[branch]] = branch[0]
+        else:
+            places[branch] = len(order)
+            order.append(branch[0])
+    moved: dict[int, int] = {}
+    if free and (len(free) == len(order) or len(free) >= slack * len(order)):
+        left, empty = len(order) - len(free), set(free)
+        behind = (i for i in range(left, len(order)) if i not in empty)
+        moved = {next(behind): i for i in sorted(free) if i < left}
+        for source, place in moved.items():
+            order[place] = order[source]
+        del order[left:]
+    speaker = [0] * len(order)
+    following = [0] * len(rows)
+    for answer, (row, token, runs) in enumerate(zip(rows, tokens, running, strict=True)):
+        if runs:
+            place = places[row, token]
+            following[answer] = place = moved.get(place, place)
+            speaker[place] = answer
+    return order, following, speaker
 
 
 def _finished(policy: Policy, table: _Table, running: list[bool]) -> Iterator[tuple[int, Sample]]:

@@ -22,11 +22,13 @@ class Scope:
         task: the run's task.
         seed: the step's seed (the stage's, in `prepare`).
         known: every problem met so far in this stage, by id: rows hold ids.
+        share: how much of the stage is done, from 0, for what changes as it goes on.
     """
 
     task: Task
     seed: int
     known: dict[str, Problem] = field(default_factory=dict)
+    share: float = 0.0
 
     def remember(self, problems: Sequence[Problem]) -> None:
         self.known.update((p.id, p) for p in problems)
@@ -73,6 +75,10 @@ class Collector:
     def rows(self, problems: Problems, n: int, policy: Policy, scope: Scope) -> list[Row]:
         """The rows of one step, from `n` problems."""
         raise NotImplementedError
+
+    def report(self) -> Mapping[str, float]:
+        """What it would have logged after each step."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         return {}

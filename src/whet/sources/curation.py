@@ -10,6 +10,7 @@ difficulty) get the policy of that moment.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
@@ -20,9 +21,10 @@ from whet.records import Row
 from whet.sampling.sampler import SamplingSettings
 from whet.seeds import seed_for
 from whet.sources.collector import Scope, Stored, trim
+from whet.sources.filters import answered
 from whet.sources.problems import Problems
-from whet.sources.rollouts import ask, distinct, judge_all
-from whet.tasks import Problem, Response
+from whet.sources.rollouts import ask, distinct
+from whet.tasks import Problem, Response, Step
 from whet.tasks.answers import conclusion
 
 Dress = Callable[[Problem, int], Problem]  # a problem and a seed -> the row that is made of it
@@ -138,6 +140,25 @@ class Rank(Filter):
 
 
 @dataclass
+class Shortest(Filter):
+    """Of several rows that ask the same, the one whose demonstration has the fewest tokens; the first of equal ones.
+
+    Behind `Correct` it is the shortest correct trace of each problem.
+    """
+
+    name: str = "longer"
+
+    def keep(self, problems: Sequence[Problem], policy: Policy, scope: Scope) -> list[Problem]:
+        shortest: dict[tuple[int, ...], tuple[int, Problem]] = {}
+        for problem in problems:
+            sample = policy.format.demonstration(problem)
+            asked = tuple(sample.ids[: sample.prompt_length])
+            if asked not in shortest or len(sample) < shortest[asked][0]:
+                shortest[asked] = (len(sample), problem)
+        return [problem for _, problem in shortest.values()]
+
+
+@dataclass
 class Difficulty(Filter):
     """Problems that the model solves in a share from `low` to `high` of `samples` answers.
 
@@ -151,11 +172,50 @@ class Difficulty(Filter):
     needs = frozenset({"verifier"})
 
     def keep(self, problems: Sequence[Problem], policy: Policy, scope: Scope) -> list[Problem]:
-        settings = SamplingSettings(scope.task.max_answer_tokens(), temperature=1.0)
-        answers = ask(policy, problems, settings, self.samples, seed_for(scope.seed, "difficulty"))
-        judged = judge_all(scope.task, problems, policy, answers)
-        rates = [sum(v.value == 1.0 for v in own) / self.samples for own in judged]
+        accuracy = answered(problems, self.samples, policy, scope.task, seed_for(scope.seed, "difficulty"))
+        rates = (accuracy == 1.0).mean(1)
         return [p for p, rate in zip(problems, rates, strict=True) if self.low <= rate <= self.high]
+
+
+@dataclass
+class Agreed(Filter):
+    """Problems on whose answer another, stronger model agrees with itself; its reasoning becomes what is learnt.
+
+    Of its answers the plurality counts, if `share` of all say it. Where the problem has a gold answer it must be right; where
+    it has none it stands for the truth. The rationale is that of the first answer in the plurality. What the model costs is
+    not part of the run's compute.
+
+    Attributes:
+        model: a policy, or the name of one that is loaded when it is first asked.
+    """
+
+    model: Policy | str
+    samples: int = 5
+    share: float = 0.5
+    name: str = "no agreement"
+    needs = frozenset({"verifier"})
+
+    def keep(self, problems: Sequence[Problem], policy: Policy, scope: Scope) -> list[Problem]:
+        if isinstance(self.model, str):
+            from whet.models.base import load
+
+            self.model = load(self.model)
+        settings = SamplingSettings(scope.task.max_answer_tokens(), temperature=1.0)
+        answers = ask(self.model, problems, settings, self.samples, seed_for(scope.seed, "agreed"))
+        read = self.model.format.read
+        told = (self._told(p, [read(s) for s in own], scope) for p, own in zip(problems, answers, strict=True))
+        return [problem for problem in told if problem is not None]
+
+    def _told(self, problem: Problem, responses: Sequence[Response], scope: Scope) -> Problem | None:
+        judged = [(r, scope.task.verify(problem, r)) for r in responses if r.ended and r.answer]
+        labels = [v.label if v.label is not None else " ".join((r.answer or "").split()) for r, v in judged]
+        if not labels:
+            return None
+        plurality, votes = Counter(labels).most_common(1)[0]
+        response, verdict = judged[labels.index(plurality)]
+        if votes < self.share * self.samples or (problem.answer is not None and verdict.value != 1.0):
+            return None
+        return replace(problem, answer=response.answer, steps=tuple(Step(t) for t in response.rationale.splitlines()))
 
 
 @dataclass

@@ -24,20 +24,20 @@ from whet.sources.problems import Problems
 from whet.sources.rollouts import ask, distinct
 from whet.sources.teachers import Question, Teacher, user
 from whet.tasks import Problem, Response, Task
+from whet.tasks.outline import unnumbered
 
 ASK = "Write the steps. Do not solve."
 FOLLOW = "Steps to follow:"
 GUIDES = ("policy", "task", "none")
 LEAST, MOST = 2, 6  # steps of a guidance
 
-_NUMBERING = re.compile(r"^\s*(?:step\s*)?(?:\d+\s*[.):]|[-*•])\s+", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
 _COMPUTED = re.compile(r"\d\s*[-+*/×÷^]\s*\d|=\s*[-+]?\d|\d\s*=")
 
 
 def steps_of(guidance: str) -> list[str]:
     """Its steps, without their numbering."""
-    return [_NUMBERING.sub("", line).strip() for line in guidance.splitlines() if line.strip()]
+    return [unnumbered(line) for line in guidance.splitlines() if line.strip()]
 
 
 def fault(guidance: str, problem: Problem) -> str:

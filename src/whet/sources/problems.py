@@ -6,12 +6,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from whet.errors import WhetError
 from whet.records import Row
 from whet.seeds import rng_for
 from whet.tasks import Problem, Split, Task, get_task
+
+if TYPE_CHECKING:
+    from whet.models.policy import Policy
+    from whet.sources.collector import Scope
 
 
 class Problems:
@@ -19,9 +23,11 @@ class Problems:
 
     Attributes:
         counts: what it holds and what was left out, for the log; known once it is bound.
+        size: problems of one epoch; 0 where it has no end, or does not say.
     """
 
     counts: Mapping[str, int] = {}
+    size: int = 0
 
     def bind(self, task: Task, seed: int) -> None:
         """Called once, when the run's task and seed are known."""
@@ -30,11 +36,18 @@ class Problems:
         """The tasks that it draws from on a run's task; each must provide what the stage needs."""
         return [task]
 
+    def prepare(self, policy: Policy, scope: Scope) -> None:
+        """Once, when the stage is entered, with the policy of that moment: what is asked of it beforehand is asked here."""
+
     def draw(self, n: int) -> list[Problem]:
         raise NotImplementedError
 
     def observe(self, rows: Sequence[Row]) -> None:
         """The scored rows of the step, after advantages and before any filter."""
+
+    def report(self) -> Mapping[str, float]:
+        """What it would have logged after each step, as `problems/NAME`."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -63,6 +76,7 @@ class Uniform(Problems):
             self._finite = task.problems(self.split, self.limit or None, seed=seed)
             if not self._finite:
                 raise WhetError(f"task '{task.name}' has no problem in its {self.split} split")
+            self.size = len(self._finite)
 
     def draw(self, n: int) -> list[Problem]:
         assert self._task is not None, "bind first"
@@ -186,6 +200,7 @@ class Mixture(Problems):
             self._pools[place] = kept if len(self.parts) == 1 else [replace(p, id=f"{place}/{p.id}") for p in kept]
         self.counts = {what: n for what, n in counts.items() if n}
         self._all = [p for pool in self._pools for p in pool]
+        self.size = len(self._all)
 
     def draw(self, n: int) -> list[Problem]:
         start, self.cursor = self.cursor, self.cursor + n

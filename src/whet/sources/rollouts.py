@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from whet.errors import WhetError
 from whet.models.policy import Policy
@@ -12,7 +13,10 @@ from whet.records import Row, Sample
 from whet.sampling.sampler import Request, SamplingSettings
 from whet.seeds import seed_for
 from whet.sources.collector import Collector, Scope, Stored, trim
+from whet.sources.gate import groups_of
+from whet.sources.plans import Plan, ask_members
 from whet.sources.problems import Problems
+from whet.sources.temperature import EntropyTarget, mean_entropy
 from whet.tasks import Problem, Response, Task, Verdict
 
 
@@ -21,30 +25,106 @@ class Rollouts(Collector):
 
     Args:
         group: answers a problem; they share a `group_id` and the prompt is prefilled once.
-        max_new_tokens: generation budget; 0 asks the task.
-        temperature: the one temperature of sampler, old and reference log-probs.
+        max_new_tokens: generation budget; 0 asks the task, and below 1 is a share of what it says.
+        temperature: the one temperature of sampler, old and reference log-probs; an `EntropyTarget` chooses it when the stage
+            is entered, on the problems that come next, and logs it.
+        gold: whether the first row of each group also holds the problem's gold response, as `gold`.
+        plan: how the answers of a group begin, and how many they are; None is `group` free ones. The number `given_tokens` of
+            a row says how many tokens its answer began with that no policy drew.
     """
 
     needs = frozenset({"verifier"})
     settings: SamplingSettings
 
-    def __init__(self, group: int = 8, max_new_tokens: int = 0, temperature: float = 1.0) -> None:
-        if group < 1:
-            raise WhetError(f"group must be at least 1, not {group}")
-        self.group = group
-        self.own_budget = max_new_tokens != 0
-        self.settings = SamplingSettings(max_new_tokens if self.own_budget else 1, temperature)
+    def __init__(
+        self, group: int = 8, max_new_tokens: float = 0, temperature: float | EntropyTarget = 1.0, *, gold: bool = False,
+        plan: Plan | None = None,
+    ) -> None:  # fmt: skip
+        self.plan = plan or Plan(group)
+        self.group, self.gold = self.plan.size, gold
+        self.needs = frozenset({"verifier", *self.plan.needs, *(["demonstrations"] if gold else [])})
+        if max_new_tokens >= 1 and max_new_tokens != int(max_new_tokens):
+            raise WhetError(
+                f"max_new_tokens is a whole number, or a share of the task's below 1, not {max_new_tokens:g}"
+            )
+        self.own_budget = max_new_tokens >= 1
+        self.share = max_new_tokens if 0 < max_new_tokens < 1 else 1.0
+        budget = int(max_new_tokens) if self.own_budget or max_new_tokens < 0 else 1
+        self.aim = temperature if isinstance(temperature, EntropyTarget) else None
+        self.settings = SamplingSettings(
+            budget, temperature if isinstance(temperature, int | float) else temperature.value
+        )
+
+    def bind(self, task: Task) -> None:
+        super().bind(task)
+        if not self.own_budget:
+            self.settings = replace(self.settings, max_new_tokens=max(1, round(self.share * self.budget)))
+
+    def prepare(self, problems: Problems, policy: Policy, scope: Scope) -> None:
+        if self.aim is None:
+            return
+        before = problems.state_dict()
+        drawn = problems.draw(self.aim.problems)
+        problems.load_state_dict(before)  # they are drawn again, to learn from
+        samples, seed = self.aim.samples, seed_for(scope.seed, "temperature")
+
+        def measure(temperature: float) -> float:
+            answers = ask(policy, drawn, replace(self.settings, temperature=temperature), samples, seed)
+            return mean_entropy(sample for own in answers for sample in own)
+
+        self._heat(self.aim.choose(measure))
+
+    def _heat(self, temperature: float) -> None:
+        self.settings = replace(self.settings, temperature=temperature)
 
     def rows(self, problems: Problems, n: int, policy: Policy, scope: Scope) -> list[Row]:
+        if self.aim is not None:  # before all answers of a step, which have one temperature
+            self._heat(self.aim.step())
         drawn = problems.draw(n)
         scope.remember(drawn)
         # a problem drawn twice in one step makes two groups
-        answers = ask(policy, drawn, self.settings, self.group, scope.seed)
-        return [
-            Row({"response": replace(sample, group_id=f"{place}/{problem.id}")})
+        members = self.plan.members(drawn, policy, self.settings, scope)
+        answers = ask_members(policy, drawn, members, self.settings, scope.seed)
+        rows = [
+            [Row({"response": replace(sample, group_id=f"{place}/{problem.id}")}) for sample in samples]
             for place, (problem, samples) in enumerate(zip(drawn, answers, strict=True))
-            for sample in samples
         ]
+        for group, own in zip(rows, members, strict=True):
+            for row, member in zip(group, own, strict=True):
+                if given := sum(len(s.ids) for s in member.prefix if not s.sampled):
+                    row.numbers["given_tokens"] = float(given)
+        for problem, group in zip(drawn, rows if self.gold else (), strict=self.gold):
+            group[0].samples["gold"] = trim(policy.format.demonstration(problem), policy.max_length)
+        if self.aim is not None:
+            self.aim.saw(mean_entropy(row["response"] for group in rows for row in group))
+        return [row for group in rows for row in group]
+
+    def report(self) -> Mapping[str, float]:
+        return {} if self.aim is None else {"temperature": self.temperature}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.aim is None else self.aim.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if self.aim is not None:
+            self.aim.load_state_dict(state)
+            self._heat(self.aim.value)
+
+
+class WithGreedy(Rollouts):
+    """The same, and as the last row of each group the greedy answer (number `greedy`): the baseline of `remax`, which is
+    scored and not learnt."""
+
+    def rows(self, problems: Problems, n: int, policy: Policy, scope: Scope) -> list[Row]:
+        found: list[Row] = []
+        groups = groups_of(super().rows(problems, n, policy, scope))
+        asked = distinct([scope.known[group[0].problem_id] for group in groups])
+        answers = ask(policy, asked, replace(self.settings, temperature=0.0), 1, scope.seed)
+        greedy = {problem.id: sample for problem, (sample,) in zip(asked, answers, strict=True)}
+        for group in groups:
+            last = replace(greedy[group[0].problem_id].copy(), group_id=group[0].group_id, rollout_id=len(group))
+            found += [*group, Row({"response": last}, {"greedy": 1.0})]
+        return found
 
 
 class Pairs(Stored):
@@ -114,16 +194,20 @@ class Bootstrapped(Stored):
         temperature: near 0 in STaR.
         rationalize: whether failures are asked again with the hint.
         cap: at most so many kept answers a question, duplicates dropped first.
+        gold: whether the gold response of every question is learnt beside them.
     """
 
     needs = frozenset({"verifier"})
     settings: SamplingSettings
 
     def __init__(
-        self, problems: int = 512, samples: int = 1, temperature: float = 0.0, rationalize: bool = True, cap: int = 4
-    ) -> None:
+        self, problems: int = 512, samples: int = 1, temperature: float = 0.0, rationalize: bool = True, cap: int = 4,
+        *, gold: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.n, self.samples, self.rationalize, self.cap = problems, samples, rationalize, cap
+        self.n, self.samples, self.rationalize, self.cap, self.gold = problems, samples, rationalize, cap, gold
+        if gold:
+            self.needs = frozenset({"verifier", "demonstrations"})
         self.settings = SamplingSettings(max_new_tokens=1, temperature=temperature)
 
     def build(self, problems: Problems, policy: Policy, scope: Scope) -> list[Row]:
@@ -135,7 +219,8 @@ class Bootstrapped(Stored):
         rows = [Row({"response": s}) for p in drawn for s in solved.get(p.id, rescued.get(p.id, []))]
         self.counts = {"questions": len(drawn), "solved": len(solved), "rationalized": len(rescued),
                        "absent": len(drawn) - len(solved) - len(rescued), "kept": len(rows)}  # fmt: skip
-        return rows
+        given = [policy.format.demonstration(p) for p in drawn if self.gold]
+        return rows + [Row({"response": trim(sample, policy.max_length)}) for sample in given]
 
     def _solve(
         self, drawn: Sequence[Problem], policy: Policy, scope: Scope, *, hinted: bool

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 from itertools import pairwise
 
 MAX_DIGITS = 1000  # a longer number is no answer; Python refuses to convert beyond 4300 digits anyway
@@ -66,6 +67,7 @@ def conclusion(text: str, marked: bool = False) -> tuple[str, bool] | None:
     return clause, True
 
 
+@lru_cache(maxsize=4096)  # gold answers are read again for each answer, and answers of a group are often the same
 def read_number(text: str, marked: bool = False) -> tuple[Fraction | None, str]:
     """The number a text states as its answer, exactly; or None and why not.
 

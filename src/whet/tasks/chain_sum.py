@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from whet.tasks import chain
@@ -70,6 +71,17 @@ class ChainSum(Procedural):
         start, operations = _chain(problem.data)
         labels = ("arithmetic", "carry", "copy", "skip") if len(operations) > 1 else ("arithmetic", "carry", "copy")
         return chain.corrupt(start, operations, rng, labels)
+
+    def another_way(self, problem: Problem, rng: random.Random) -> Problem:
+        """The terms behind the first one in a random order in which no running value is negative."""
+        start, operations = _chain(problem.data)
+        steps = problem.steps
+        for _ in range(20):
+            order = rng.sample(operations, len(operations))
+            if all(chain.value_of(start, order[:i]) >= 0 for i in range(1, len(order))):
+                steps = chain.steps_of(start, order)
+                break
+        return replace(problem, steps=steps)
 
     def transforms(self) -> Mapping[str, tuple[Transform, Transform]]:
         return {

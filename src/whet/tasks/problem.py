@@ -75,14 +75,17 @@ class Response:
     Attributes:
         text: the whole response.
         answer: the answer's part, or None where the format found none.
-        rationale: the reasoning's part, empty where there is none.
+        rationale: the reasoning's part, empty where there is none; of one that plans first, the plan and its execution.
         ended: whether the end token was produced.
+        plan, execution: the two apart, empty where there is none.
     """
 
     text: str
     answer: str | None = None
     rationale: str = ""
     ended: bool = True
+    plan: str = ""
+    execution: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,10 @@ class Task:
         """A wrong rationale whose answer the verifier rejects, with the label of its error."""
         raise WhetError(f"task '{self.name}' has no corruptor")
 
+    def another_way(self, problem: Problem, rng: random.Random) -> Problem:
+        """The problem with a right solution drawn from those that it has; with its only one where it has no other."""
+        return problem
+
     def statements(self, n: int, *, seed: int = 0) -> Iterable[str]:
         """Plain sentences that are true in the task's world, for pretraining."""
         raise WhetError(f"task '{self.name}' has no world to make statements about")

@@ -56,6 +56,21 @@ def number(problem: Problem, response: Response) -> Verdict:
     return _judge(given == gold, str(given), str(gold))
 
 
+def near(tolerance: float) -> Verifier:
+    """`number`, but an answer is right that is at most `tolerance` away from the gold number (`number:0.01`)."""
+    within = Fraction(str(tolerance))
+
+    def verify(problem: Problem, response: Response) -> Verdict:
+        verdict = number(problem, response)
+        if verdict.status != "wrong" or verdict.label is None:
+            return verdict
+        gold, _ = read_number(problem.answer or "")
+        assert gold is not None, "the verdict would be an error"
+        return Verdict(1.0, "ok", label=verdict.label) if abs(Fraction(verdict.label) - gold) <= within else verdict
+
+    return verify
+
+
 def choice(problem: Problem, response: Response) -> Verdict:
     """The answer names the gold choice, and no other, by its letter (`B`, `(b)`, `B. text`) or by its text."""
     if not problem.choices or problem.answer is None:
@@ -185,16 +200,18 @@ VERIFIERS: dict[str, Verifier] = {"exact": exact, "number": number, "math": math
 
 
 def get_verifier(spec: str | Verifier) -> Verifier:
-    """A verifier from its name (`exact, number, math, choice`), `regex:PATTERN`, or `module.py:function`."""
+    """A verifier from its name (`exact, number, math, choice`), `number:TOLERANCE`, `regex:PATTERN`, or `module.py:function`."""
     if not isinstance(spec, str):
         return function_verifier(spec)
     if spec in VERIFIERS:
         return VERIFIERS[spec]
+    if re.fullmatch(r"number:[0-9]+(\.[0-9]+)?", spec):
+        return near(float(spec.removeprefix("number:")))
     if spec.startswith("regex:"):
         return regex_verifier(spec.removeprefix("regex:"))
     if is_function_spec(spec):
         return function_verifier(load_function(spec), spec)
-    raise unknown("verifier", spec, [*VERIFIERS, "regex:PATTERN", "module.py:function"])
+    raise unknown("verifier", spec, [*VERIFIERS, "number:TOLERANCE", "regex:PATTERN", "module.py:function"])
 
 
 def gold_response(problem: Problem) -> Response:

@@ -1,6 +1,6 @@
 """THE loop. It is blind to the algorithm: stages say where rows come from and what is learnt from them.
 
-A step is: draw, collect, score, estimate advantages, observe, gate, transform, update. All randomness is a function of
+What a step does is in `training.step`; here are the stages, the evaluations and what is saved. All randomness is a function of
 (seed, stage, step), so that a run resumed from a checkpoint is the run that was not interrupted, bit for bit. Under several
 ranks each of them takes this same way, with the same rows; the work inside is dealt out (`whet.ranks`).
 """
@@ -8,8 +8,7 @@ ranks each of them takes this same way, with the same rows; the work inside is d
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,19 +21,17 @@ from whet.ranks import together
 from whet.records import Row
 from whet.runs import RunFolder
 from whet.seeds import seed_for
-from whet.sources import Scope, groups_of
+from whet.sources import Scope
 from whet.tasks import Task
-from whet.training import checkpoint, metrics
+from whet.training import checkpoint
 from whet.training.budget import Pace
+from whet.training.guards import Guards
 from whet.training.learner import Learner, minibatches
-from whet.training.options import Evaluation, Observer, Options, Progress
-from whet.training.references import References
-from whet.training.scoring import prepare, score
+from whet.training.options import Evaluation, Measurement, Observer, Options, Progress
 from whet.training.snapshots import copy_weights, frozen_copy, write_weights
-from whet.training.stage import Stage, Update
+from whet.training.stage import Stage
+from whet.training.step import Step
 from whet.weights import Weights
-
-CLOCK: tuple[str, ...] = ("sample", "score", "learn")  # what the seconds of a step are spent on
 
 
 class Fit:
@@ -46,13 +43,15 @@ class Fit:
         task: the run's task.
         weights: which parameters move, for stages that do not say.
         folder: where metrics and checkpoints go; None keeps nothing. The first rank writes.
-        evaluate: called on validation, on every rank; must return `accuracy`, and may return its standard `error`.
+        evaluate: called on validation, on every rank; must return `accuracy`, and may return its standard `error`. A stage
+            with a task of its own is evaluated on that: `evaluate(policy, task)`.
+        measure: called at the start and after each stage; what it returns is kept in `progress.measured`.
     """
 
     def __init__(
         self, policy: Policy, stages: Sequence[Stage], task: Task, *, weights: Weights | None = None,
         options: Options | None = None, folder: RunFolder | None = None, evaluate: Evaluation | None = None,
-        observer: Observer | None = None,
+        observer: Observer | None = None, measure: Measurement | None = None,
     ) -> None:  # fmt: skip
         self.policy = policy
         self.stages = list(stages)
@@ -64,14 +63,23 @@ class Fit:
         self.writer = folder if self.ranks.first else None
         self.evaluate = evaluate
         self.observer = observer
+        self.measure = measure
         self.progress = Progress()
+        self.guards = Guards()
         self.policies: dict[str, Policy] = {"policy": policy}
         self._base: dict[str, Tensor] = {}
         self._best: dict[str, Tensor] = {}
         self._attached: Weights | None = None
         self._same_weights = len({id(self._stage_weights(s)) for s in self.stages}) == 1
-        for stage in self.stages:
+        for index, stage in enumerate(self.stages):
             stage.check()
+            if stage.reward is not None:
+                stage.reward.bind(policy)
+            if stage.until and not (evaluate and self.options.eval_every):
+                raise WhetError(f"stage '{stage.name}' ends at an accuracy on validation: set eval_every to look at it")
+            if stage.carry and (not index or len(stage.updates) != len(self.stages[index - 1].updates)):
+                raise WhetError(f"stage '{stage.name}' carries on the optimizers of the stage before, which has none or others; "
+                                "begin fresh ones")  # fmt: skip
         self._check_base()
         self.pace = Pace([s.steps for s in self.stages], self.options.budget)
 
@@ -95,16 +103,20 @@ class Fit:
             self._base = self._copy_weights()
         if state is None and self.evaluate and self.options.eval_every:
             self._evaluate()
+        if state is None:
+            self._measure()
         start = self.progress.stage
         for earlier in self.stages[:start]:  # a resumed run has the adapters and modules of the stages before
             self._attach(earlier)
             self._add_modules(earlier)
-            earlier.collect.bind(self.task)
+            earlier.collect.bind(earlier.task or self.task)
             self._announce(earlier)
         for index in range(start, len(self.stages)):
             self._enter(index, state if index == start else None)
             if self.progress.over or not self._run_stage(self.stages[index]):
                 break
+            if index < len(self.stages) - 1:
+                self._measure()
         else:
             self.progress.finished = True
         if self.progress.over:
@@ -116,22 +128,21 @@ class Fit:
         stage = self.stages[0]
         self._attach(stage)
         self._enter(0, None)
-        _, rows = self._collect(stage, seed_for(self.options.seed, "stage", 0, "step", 0), dict.fromkeys(CLOCK, 0.0))
-        for transform in stage.transforms:
-            transform(rows)
-        return rows
+        return self.step.rows(seed_for(self.options.seed, "stage", 0, "step", 0))[1]
 
     def _run_stage(self, stage: Stage) -> bool:
         """The steps of the current stage; False when the run was told to stop."""
         options, progress = self.options, self.progress
-        while not self.pace.over(progress, self.policy.meter):
+        while not progress.reached and not self.pace.over(progress, self.policy.meter):
             began = time.perf_counter()
-            row = self._step(stage, progress.step)
+            row = self._step(stage)
             self.policy.meter.seconds += time.perf_counter() - began
             self.policy.meter.sum(self.ranks)
             progress.step += 1
             progress.total += 1
             spent = {"flops": self.policy.meter.flops, "share": self.pace.share(progress, self.policy.meter)}
+            if warnings := self.guards.see(row):
+                row["warnings"] = warnings
             self._note({"step": progress.total, "stage": stage.name, **row, **spent})
             kept = stage.keep_every and progress.step % stage.keep_every == 0
             if self.writer and (kept or (options.milestones and progress.total.bit_count() == 1)):
@@ -149,6 +160,13 @@ class Fit:
         self._stage_weights(stage).at_stage_end(self.policy)
         return True
 
+    def _step(self, stage: Stage) -> dict[str, Any]:
+        progress = self.progress
+        seed = seed_for(self.options.seed, "stage", progress.stage, "step", progress.step)
+        within = self._within()
+        share = progress.step / stage.steps if within is None else within
+        return self.step.take(seed, share, f"step {progress.total + 1}")
+
     def _due(self, share: float) -> bool:
         """Whether to evaluate after this step: every so often, and after the last."""
         options, progress = self.options, self.progress
@@ -160,6 +178,8 @@ class Fit:
     def _end(self) -> None:
         if self.options.keep == "best" and self._best and self.progress.best_step != self.progress.total:
             write_weights(self.policy, self._best)
+        if len(self.progress.measured) == self.progress.stage + 1:  # not so where a run that had ended is only saved
+            self._measure()
         self._save()
 
     def _within(self) -> float | None:
@@ -175,18 +195,21 @@ class Fit:
     def _enter(self, index: int, state: Mapping[str, Any] | None) -> None:
         """Make a stage ready: data made by the policy so far, start weights, reference, optimizers; or restore them."""
         stage, options = self.stages[index], self.options
-        self.scope = Scope(self.task, seed_for(options.seed, "stage", index))
-        if state is None and index and self._stage_weights(stage) is not self._attached:
-            # other parameters move from here on: the best ones so far could not be put back
+        task = stage.task or self.task
+        self.scope = Scope(task, seed_for(options.seed, "stage", index))
+        other = self._stage_weights(stage) is not self._attached or stage.task is not self.stages[index - 1].task
+        if state is None and index and other:
+            # other parameters move from here on, or validation looks at another task: what was best so far no longer counts
             self._best, self.progress.best, self.progress.best_step = {}, float("-inf"), -1
         self._attach(stage)
         self._add_modules(stage)
-        stage.problems.bind(self.task, seed_for(options.seed, "problems"))
-        stage.collect.bind(self.task)
+        stage.problems.bind(task, seed_for(options.seed, "problems"))
+        stage.collect.bind(task)
         if state is None:
-            self.progress.stage, self.progress.step = index, 0
+            self.progress.stage, self.progress.step, self.progress.reached = index, 0, False
             self.policy.model.eval()
             began = time.perf_counter()
+            stage.problems.prepare(self.policy, self.scope)
             stage.collect.prepare(stage.problems, self.policy, self.scope)
             self._share_made(stage)
             self.policy.meter.seconds += time.perf_counter() - began
@@ -203,19 +226,24 @@ class Fit:
         weights.at_stage_start(self.policy)
         if state is not None:
             write_weights(self.policy, state["weights"])
-        self.references = References()
+        self.guards.enter(stage, self.policy)
+        before = self.learners if stage.carry and state is None else []
         self.learners = [
             Learner(
                 update, self.policies, weights, steps=stage.steps * update.steps, token_budget=options.token_budget,
-                temperature=stage.collect.temperature, budget=stage.collect.budget, share=self._within,
+                temperature=update.temperature or stage.collect.temperature, budget=stage.collect.budget, share=self._within,
             )
             for update in stage.updates
         ]  # fmt: skip
+        for learner, held in zip(self.learners, before, strict=bool(before)):
+            learner.carry(held)
+        self.step = Step(stage, self.policies, self.learners, self.scope, options.token_budget)
         if state is not None:
             parts = state["parts"]
             stage.load_state_dict(parts["stage"])
             weights.load_state_dict(parts["weights"])
-            self.references.load_state_dict(parts["references"])
+            self.step.references.load_state_dict(parts["references"])
+            self.guards.load_state_dict(parts["guards"])
             for learner, saved in zip(self.learners, parts["learners"], strict=True):
                 learner.load_state_dict(saved)
         made = {**stage.problems.counts, **stage.collect.counts}
@@ -232,10 +260,11 @@ class Fit:
             self._attached = weights
 
     def _share_made(self, stage: Stage) -> None:
-        """What a collector made at entry is the first rank's: it may rest on a clock (a verdict that came too late)."""
-        made = self.ranks.broadcast(stage.collect.state_dict())
-        if not self.ranks.first:
-            stage.collect.load_state_dict(made)
+        """What was made at entry is the first rank's: it may rest on a clock (a verdict that came too late)."""
+        for part in (stage.problems, stage.collect):
+            made = self.ranks.broadcast(part.state_dict())
+            if not self.ranks.first:
+                part.load_state_dict(made)
 
     def _announce(self, stage: Stage) -> None:
         if stage.collect.condition is not None:
@@ -269,84 +298,16 @@ class Fit:
             weights = load_file(stored)
         self.policies["reference"] = frozen_copy(self.policy, weights)
 
-    # -- a step -----------------------------------------------------------------------------------------------------
-    def _step(self, stage: Stage, step: int) -> dict[str, Any]:
-        clock = dict.fromkeys(CLOCK, 0.0)
-        seed = seed_for(self.options.seed, "stage", self.progress.stage, "step", step)
-        seen, rows = self._collect(stage, seed, clock)
-        for transform in stage.transforms:
-            transform(rows)
-        for buffer in stage.buffers.values():
-            buffer.add(seen)
-        found: dict[str, Any] = metrics.of_rows(seen, rows) if stage.reward else {}
-        with self._timed(clock, "learn"):
-            self.policy.model.train(self.policy.checkpointing)
-            for name, update, learner in zip(stage.metric_names(), stage.updates, self.learners, strict=True):
-                taken = self._update(stage, update, learner, rows, seed)
-                found |= {name + key: value for key, value in taken.items()}
-        self.scope.known.clear()
-        return {**found, **{f"seconds/{k}": v for k, v in clock.items()}}
-
-    def _collect(self, stage: Stage, seed: int, clock: dict[str, float]) -> tuple[list[Row], list[Row]]:
-        """All rows seen and the rows admitted; a refilling gate draws until `batch` groups are admitted."""
-        seen: list[Row] = []
-        admitted: list[list[Row]] = []
-        first = stage.wants_of_all()
-        for draw in range(stage.gate.max_draws if stage.gate.refill else 1):
-            self.scope.seed = seed_for(seed, "draw", draw)
-            with self._timed(clock, "sample"):
-                rows = stage.collect.rows(stage.problems, stage.batch, self.policy, self.scope)
-            for row in rows:
-                for sample in row.all():
-                    sample.check()
-            with self._timed(clock, "score"):
-                if stage.reward is not None:
-                    score(rows, stage.reward, self.policy, self.scope)
-                self._prepare(rows, stage, first)
-                if stage.advantage is not None:
-                    stage.advantage(rows)
-            stage.problems.observe(rows)
-            seen += rows
-            if stage.reward is None:
-                admitted = [rows]
-                break
-            admitted += [group for group in groups_of(rows) if stage.gate.admits(group)]
-            if len(admitted) >= stage.batch:
-                break
-        chosen = [row for group in admitted[: stage.batch] for row in group]
-        with self._timed(clock, "score"):
-            self._prepare(chosen, stage, stage.wants() - first)
-        return seen, chosen
-
-    def _prepare(self, rows: Sequence[Row], stage: Stage, wants: frozenset[str]) -> None:
-        prepare(rows, wants, self.policies, stage.collect.temperature, self.options.token_budget, self.references)
-
-    @contextmanager
-    def _timed(self, clock: dict[str, float], name: str) -> Iterator[None]:
-        began = time.perf_counter()
-        self.ranks.at = f"step {self.progress.total + 1}, {name}"
-        yield
-        clock[name] += time.perf_counter() - began
-
-    def _update(self, stage: Stage, update: Update, learner: Learner, rows: list[Row], seed: int) -> dict[str, Any]:
-        chosen = rows if update.rows == "rows" else stage.buffers[update.rows].take()
-        if chosen is None:
-            return {}
-        taken: list[dict[str, float]] = []
-        for epoch in range(update.epochs):
-            for number, part in enumerate(minibatches(chosen, update.minibatches, seed, epoch)):
-                where = f"step {self.progress.total + 1} ({stage.name})"
-                taken.append(learner.step(part, seed_for(seed, "learn", epoch, number), where))
-        return metrics.mean(taken)
-
     # -- evaluation and saving --------------------------------------------------------------------------------------
     def _evaluate(self) -> None:
         """Look at validation. Kept are the latest weights within one standard error of the best: a lucky evaluation
         early on must not throw the rest of the training away."""
         assert self.evaluate is not None
         self.ranks.at = "evaluation"
-        found = self.ranks.broadcast(self.evaluate(self.policy))
+        stage = self.stages[self.progress.stage]
+        found = self.ranks.broadcast(self.evaluate(self.policy, *([stage.task] if stage.task else [])))
         progress, value = self.progress, found["accuracy"]
+        progress.reached = 0 < stage.until <= value
         improved = value > progress.best
         progress.stale = 0 if improved else progress.stale + 1
         progress.best = value if improved else progress.best
@@ -359,6 +320,16 @@ class Fit:
             self.writer.append_metrics(row)
         if self.observer:
             self.observer.evaluated(row)
+
+    def _measure(self) -> None:
+        """Note what is measured at the start and between stages."""
+        if self.measure is None:
+            return
+        self.ranks.at = "what is measured between stages"
+        found = self.ranks.broadcast(self.measure(self.policy))
+        self.progress.measured.append(found)
+        if self.writer:
+            self.writer.append_metrics({"step": self.progress.total, **{f"measured/{k}": v for k, v in found.items()}})
 
     def _note(self, row: Mapping[str, Any]) -> None:
         if self.writer:
@@ -377,7 +348,8 @@ class Fit:
             "stage": stage.state_dict(),
             "weights": self._stage_weights(stage).state_dict(),
             "learners": [learner.state_dict() for learner in self.learners],
-            "references": self.references.state_dict(),
+            "references": self.step.references.state_dict(),
+            "guards": self.guards.state_dict(),
         }
         state = {
             "progress": vars(self.progress).copy(),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from whet.errors import WhetError
 from whet.models.policy import Policy
-from whet.objectives.forward import Context
+from whet.objectives.forward import Context, Whole
 from whet.records import Row
 from whet.seeds import rng_for
 from whet.training import metrics
@@ -73,6 +73,14 @@ class Learner:
             self.weights.every_n_steps(self.policy, self.taken)
         return found
 
+    def carry(self, before: Learner) -> None:
+        """Go on with the moments of an earlier optimizer of the same parameters."""
+        if list(before.parameters) != list(self.parameters):
+            raise WhetError("an optimizer is carried on to a stage that trains other parameters (a value head came in, say); "
+                            "begin a fresh one")  # fmt: skip
+        held, own = before.optimizer.state_dict(), self.optimizer.state_dict()
+        self.optimizer.load_state_dict({"state": held["state"], "param_groups": own["param_groups"]})
+
     @property
     def position(self) -> float:
         """Optimizer steps done, for schedules; where a budget ends the stage, its spent share of `steps`."""
@@ -88,10 +96,11 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         losses: dict[str, float] = defaultdict(float)
         logs: dict[str, list[Tensor]] = defaultdict(list)
-        together, key = objective.together, _coupling(objective.couples)
-        for micro in self.policy.micro_batches(self._share(rows), self.token_budget, key, padded=objective.padded):
-            how = (self.temperature, self.budget, position, self.steps, together)
-            ctx = Context(micro, self.policies, counts, seed, *how)
+        how = (self.temperature, self.budget, position, self.steps, objective.together)
+        key = _coupling("batch" if objective.meetings and self._fits(rows) else objective.couples)
+        micros = self.policy.micro_batches(self._share(rows), self.token_budget, key, padded=objective.padded)
+        for micro, whole in zip(micros, self._meet(rows, micros, counts, seed, how), strict=True):
+            ctx = Context(micro, self.policies, counts, seed, *how, whole=whole)
             self._backward(objective.total(ctx), losses, where, micro)
             for name, values in ctx.logs.items():
                 logs[name] += values
@@ -104,6 +113,34 @@ class Learner:
         self.ranks.sum_gradients(self.parameters.values())
         own = {name: (_reduce(name, torch.cat(values)), sum(map(len, values))) for name, values in logs.items()}
         return {**metrics.merge(self.ranks.gather((losses, own))), "learnt_tokens": float(learnt)}
+
+    def _fits(self, rows: Sequence[Row]) -> bool:
+        """Whether the rows are one micro-batch, even padded: then they meet without a pass beforehand."""
+        lengths = [len(s) for row in rows for s in row.all()]
+        return max(lengths) * len(lengths) <= self.token_budget
+
+    @torch.no_grad()
+    def _meet(
+        self, rows: Sequence[Row], micros: Sequence[list[Row]], counts: Mapping[str, float], seed: int, how: tuple[Any, ...]
+    ) -> list[Whole | None]:  # fmt: skip
+        """For each micro-batch the batch that it is a part of, with what every row brings to the terms in which rows meet;
+        None where no such term is, or nothing was cut."""
+        meetings = self.update.loss.meetings
+        if not meetings or (self.ranks.size == 1 and len(micros) == 1):
+            return [None] * len(micros)
+        free: dict[int, list[int]] = defaultdict(list)  # a row that comes twice has two places
+        for place, row in enumerate(rows):
+            free[id(row)].append(place)
+        places = [[free[id(row)].pop() for row in micro] for micro in micros]
+        own: dict[str, dict[int, Tensor]] = {term.name: {} for term in meetings}
+        for micro, at in zip(micros, places, strict=True):
+            ctx = Context(micro, self.policies, counts, seed, *how)
+            for term in meetings:
+                own[term.name].update(zip(at, term.represent(ctx).cpu(), strict=True))
+        everyone = self.ranks.gather(own)
+        known = {name: {p: z for part in everyone for p, z in part[name].items()} for name in own}
+        states = {name: torch.stack([found[p] for p in range(len(rows))]) for name, found in known.items()}
+        return [Whole(rows, at, states) for at in places]
 
     def _share(self, rows: Sequence[Row]) -> list[Row]:
         """The rows that this rank runs. Groups stay whole: their prompt is run once, and terms may couple them."""

@@ -11,6 +11,7 @@ from whet.sources.gate import groups_of, is_dead
 
 def of_rows(seen: Sequence[Row], admitted: Sequence[Row]) -> dict[str, float]:
     """Rewards, lengths and the guards that RL users need to see, over all answers of a step."""
+    seen = [row for row in seen if not row.numbers.get("greedy")]  # a baseline, not one of the answers
     names = {k for row in seen for k in row.numbers if k == "reward" or k.startswith("reward/")}
     found = {name: _mean(row.numbers.get(name, math.nan) for row in seen) for name in sorted(names)}
     for name in ("accuracy", "tokens", "ended", "unparseable", "failed"):
@@ -21,6 +22,10 @@ def of_rows(seen: Sequence[Row], admitted: Sequence[Row]) -> dict[str, float]:
     found["dead_groups"] = _mean(float(is_dead(g)) for g in groups if len(g) > 1)
     found["tokens_right"] = _mean(r.numbers["tokens"] for r in seen if r.numbers["accuracy"] == 1.0)
     found["tokens_wrong"] = _mean(r.numbers["tokens"] for r in seen if r.numbers["accuracy"] < 1.0)
+    given = [row for row in seen if row.numbers.get("given_tokens")]
+    if given:
+        found["given_tokens"] = _mean(row.numbers["given_tokens"] for row in given)
+        found["given_accuracy"] = _mean(row.numbers["accuracy"] for row in given)
     sampled = [row["response"] for row in seen if "entropy" in row["response"].per_token]
     if sampled:
         total = sum(float(s.per_token["entropy"].sum()) for s in sampled)

@@ -31,8 +31,10 @@ class AdamW:
 
     Attributes:
         lr: the peak rate.
-        warmup: steps of linear warm-up; below 1, a share of the stage's steps.
+        warmup: steps of linear warm-up; below 1, a share of the schedule's steps.
         schedule: `constant`, `linear` or `cosine` (to a tenth) after the warm-up.
+        span: the schedule's length over the stage's. A stage of 20 steps and a span of 10 is the beginning of a run of 200
+            steps that was left there, perhaps while the rate still rose.
     """
 
     lr: float | Rate = 1e-4
@@ -41,8 +43,11 @@ class AdamW:
     eps: float = 1e-8
     warmup: float = 0.0
     schedule: str = "constant"
+    span: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.span < 1:
+            raise WhetError(f"a schedule's span of {self.span:g} would end before its stage does; give 1 or more")
         if self.schedule not in SHAPES:
             raise WhetError(f"schedule '{self.schedule}': one of {', '.join(SHAPES)}")
 
@@ -60,10 +65,11 @@ class AdamW:
 
     def scale(self, step: float, steps: int) -> float:
         """What the rate is multiplied by at optimizer step `step` (from 0; between two where a budget is spent) of `steps`."""
-        warmup = self.warmup * steps if 0 < self.warmup < 1 else self.warmup
+        whole = self.span * steps
+        warmup = self.warmup * whole if 0 < self.warmup < 1 else self.warmup
         if step < warmup:
             return (step + 1) / (warmup + 1)
-        return SHAPES[self.schedule]((step - warmup) / max(1.0, steps - warmup))
+        return SHAPES[self.schedule]((step - warmup) / max(1.0, whole - warmup))
 
 
 SHAPES: dict[str, Callable[[float], float]] = {

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from whet.models.policy import Policy
 from whet.training.budget import Budget
 from whet.training.stage import Stage
 
-Evaluation = Callable[[Policy], dict[str, float]]
+# (policy) -> its numbers on validation of the run's task; (policy, task) -> of a stage's own
+Evaluation = Callable[..., dict[str, float]]
+Measurement = Callable[[Policy], dict[str, float]]
 
 
 class Observer(Protocol):
@@ -62,6 +64,8 @@ class Progress:
     best: float = float("-inf")
     best_step: int = -1
     stale: int = 0  # evaluations since the best one
+    reached: bool = False  # the accuracy at which the current stage ends
+    measured: list[dict[str, float]] = field(default_factory=list)  # at the start and after each stage
     finished: bool = False
     stopped_early: bool = False
 

@@ -24,6 +24,14 @@ def write_weights(policy: Policy, weights: Mapping[str, Tensor]) -> None:
         own[name].copy_(value)
 
 
+@torch.no_grad()
+def distance(policy: Policy, weights: Mapping[str, Tensor]) -> float:
+    """How far the policy's parameters are from copies of them: the L2 norm of all differences."""
+    own = {own_name(n): p for n, p in policy.named_parameters()}
+    squares = [(own[name].detach().cpu().double() - value.double()).square().sum() for name, value in weights.items()]
+    return float(torch.stack(squares).sum().sqrt())
+
+
 def own_name(name: str) -> str:
     """A parameter's name whether or not adapters have been put around its layer since."""
     return name.replace(".base_layer.", ".")

@@ -13,7 +13,8 @@ from whet.models.policy import Policy
 from whet.objectives.objective import Objective, Term, as_objective
 from whet.records import Row
 from whet.rewards import Reward
-from whet.sources import Collector, Gate, Problems, Uniform
+from whet.sources import Buffer, Collector, Gate, Problems, Uniform
+from whet.tasks import Task
 from whet.training.optimizer import AdamW
 from whet.weights import Weights
 
@@ -31,18 +32,6 @@ class Advantage(Protocol):
     def __call__(self, rows: Sequence[Row]) -> None: ...
 
 
-class Buffer(Protocol):
-    """Rows kept aside for a second update (the hardest questions, say)."""
-
-    def add(self, rows: Sequence[Row]) -> None: ...
-    def take(self) -> list[Row] | None:
-        """The rows to learn from now, or None to wait."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
-
-
 @dataclass
 class Update:
     """An objective on rows with an optimizer.
@@ -53,6 +42,7 @@ class Update:
         epochs, minibatches: passes over the rows, and optimizer steps in a pass. More than one step means that the
             policy moves away from the one that sampled: the trainer then computes the old log-probs once beforehand.
         clip: maximal gradient norm; 0 is off.
+        temperature: divides the logits; None is the one temperature of the stage's sampling.
     """
 
     objective: Objective | Term
@@ -61,6 +51,7 @@ class Update:
     epochs: int = 1
     minibatches: int = 1
     clip: float = 1.0
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
         self.objective = as_objective(self.objective)
@@ -91,8 +82,11 @@ class Stage:
         transforms: small functions on the admitted rows, in order.
         modules: further networks, e.g. {"value": fn(policy) -> nn.Module}.
         start: `last` goes on from the stage before, `base` from the run's first weights.
+        carry: whether the optimizers go on with the moments of those of the stage before; rates and schedules begin anew.
         keep_every: keep the weights after each so many steps in the run folder's `milestones`, for claims about the way.
         reference: what a reference model is: the policy when the stage `start`s, or the run's `base`.
+        task: what it trains on and what validation looks at meanwhile, where that is not the run's task.
+        until: it ends once accuracy on validation comes to this, or else after its steps; 0 takes all steps.
     """
 
     collect: Collector
@@ -108,8 +102,11 @@ class Stage:
     weights: Weights | None = None
     modules: Mapping[str, Callable[[Policy], nn.Module]] = field(default_factory=dict)
     start: str = "last"
+    carry: bool = False
     reference: str = "start"
     keep_every: int = 0
+    task: Task | None = None
+    until: float = 0.0
     name: str = "train"
 
     def needs(self) -> frozenset[str]:
@@ -121,7 +118,8 @@ class Stage:
         found = frozenset().union(*(u.loss.needs for u in self.updates))
         if self.advantage is not None:
             found |= self.advantage.needs
-        if any(u.steps > 1 for u in self.updates if u.rows == "rows") and self.reward is not None:
+        several = [u for u in self.updates if u.rows == "rows" and u.steps > 1 and u.loss.behaviour]
+        if several and self.reward is not None:
             found |= {"old_logprob"}
         return found
 
@@ -143,8 +141,12 @@ class Stage:
         """Refuse at the start what cannot work."""
         if self.steps < 1 or self.batch < 1:
             raise WhetError(f"stage '{self.name}': steps and batch must be at least 1")
+        if not 0 <= self.until <= 1:
+            raise WhetError(f"stage '{self.name}': until is an accuracy from 0 to 1, not {self.until:g}")
         if self.start not in ("last", "base"):
             raise WhetError(f"stage '{self.name}' starts from '{self.start}': one of last, base")
+        if self.carry and self.start != "last":
+            raise WhetError(f"stage '{self.name}' carries its optimizer on, but not its weights; start from 'last'")
         if self.advantage is not None:
             if self.reward is None:
                 raise WhetError(f"stage '{self.name}' has an advantage but no reward")

@@ -16,11 +16,12 @@ from typing import Any
 
 from whet import advantages
 from whet.errors import WhetError, unknown
-from whet.objectives import kl_to_reference, policy_gradient
+from whet.objectives import entropy_bonus, kl_to_reference, policy_gradient
+from whet.objectives.given import Given
 from whet.objectives.objective import as_objective
 from whet.recipes.recipe import Recipe, recipe
 from whet.rewards import Reward, accuracy, load_reward, overlong
-from whet.sources import DropDead, Gate, Problems, Rollouts, Uniform
+from whet.sources import DropDead, Gate, Plan, Problems, Rollouts, Uniform, WithGreedy
 from whet.training.optimizer import AdamW, Rate
 from whet.training.stage import Stage, Update
 
@@ -31,6 +32,7 @@ ADVANTAGES: dict[str, Callable[..., Any]] = {
     "batch-whiten": advantages.batch_whiten,
     "rloo": advantages.rloo,
     "reinforce++": advantages.reinforce_plus_plus,
+    "remax": advantages.remax,
     "raw": advantages.raw,
 }
 
@@ -48,6 +50,7 @@ def grpo(
     normalise: str = "sequence",
     kl: float = 0.0,
     kl_estimator: str = "k3",
+    entropy: float = 0.0,
     temperature: float = 1.0,
     max_new_tokens: int = 0,
     epochs: int = 1,
@@ -57,6 +60,8 @@ def grpo(
     overlong_buffer: int = 0,
     reward: str | Reward | None = None,
     problems: Problems | None = None,
+    plan: Plan | None = None,
+    given: Given | None = None,
 ) -> Recipe:
     """Group relative policy optimization: a group's own mean and deviation are the baseline.
 
@@ -66,12 +71,13 @@ def grpo(
         steps: steps.
         lr: learning rate; by default 1e-4 below 50 M parameters and 1e-6 above.
         warmup: steps of linear warm-up.
-        advantage: group-std, group-mean, batch-std, batch-whiten, rloo, reinforce++ or raw.
+        advantage: group-std, group-mean, batch-std, batch-whiten, rloo, reinforce++, remax or raw.
         ratio: token, sequence (GSPO), cispo or none.
         clip: [low, high] around a ratio of 1; by default what the ratio's paper uses.
         normalise: sequence (GRPO), token (DAPO), constant (Dr.GRPO), sequence-sum.
         kl: weight of the KL to the starting policy in the loss; 0 keeps no reference model.
         kl_estimator: k1, k2 or k3.
+        entropy: weight of an entropy bonus, a mean over tokens; 0 is off.
         temperature: of sampling, and of every log-prob.
         max_new_tokens: generation budget of an answer; 0 takes the task's.
         epochs: passes over a step's answers.
@@ -81,21 +87,25 @@ def grpo(
         overlong_buffer: tokens before the budget's end over which a length punishment grows to -1 (DAPO); 0 is off.
         reward: FILE.py:FUNCTION, a function as TRL takes them, added to nothing; by default the verifier's accuracy.
         problems: from Python, where prompts come from.
+        plan: from Python, how the answers of a group begin; it knows their number, and `group` is not asked.
+        given: from Python, how what answers were given to begin with is learnt.
     """
     if advantage not in ADVANTAGES:
         raise unknown("advantage", advantage, ADVANTAGES)
-    given: Reward = load_reward(reward) if isinstance(reward, str) else reward or accuracy()
+    rewarded: Reward = load_reward(reward) if isinstance(reward, str) else reward or accuracy()
     if overlong_buffer:
-        given = given + overlong(overlong_buffer)
-    objective = as_objective(policy_gradient(ratio=ratio, clip=_pair(clip), normalise=normalise))
+        rewarded = rewarded + overlong(overlong_buffer)
+    objective = as_objective(policy_gradient(ratio=ratio, clip=_pair(clip), normalise=normalise, given=given))
     if kl:
         objective = objective + kl * kl_to_reference(estimator=kl_estimator, normalise=normalise)
+    if entropy:
+        objective = objective + entropy * entropy_bonus()
     update = Update(objective, optimizer=AdamW(lr=lr, warmup=warmup), epochs=epochs, minibatches=minibatches)
     return Recipe([
         Stage(
             problems=problems or Uniform(),
-            collect=Rollouts(group, max_new_tokens, temperature),
-            reward=given,
+            collect=(WithGreedy if advantage == "remax" else Rollouts)(group, max_new_tokens, temperature, plan=plan),
+            reward=rewarded,
             advantage=ADVANTAGES[advantage](),
             gate=DropDead() if dynamic else Gate(),
             transforms=[advantages.filter_overlong()] if filter_truncated else [],
@@ -134,6 +144,8 @@ preset("gspo", "GSPO (2507.18071): a ratio for the whole sequence; four updates 
        ratio="sequence", clip=[3e-4, 4e-4], minibatches=4)  # fmt: skip
 preset("rloo", "RLOO (2402.14740): each answer's baseline is the mean of the others.",
        advantage="rloo", ratio="none", normalise="sequence-sum")  # fmt: skip
+preset("remax", "ReMax (2310.10505): the baseline is the reward of the greedy answer, which is sampled besides.",
+       advantage="remax", ratio="none", normalise="sequence-sum")  # fmt: skip
 preset("reinforce++", "REINFORCE++ (2501.03262): no group; returns whitened over the tokens of the batch.",
        advantage="reinforce++", group=1, batch=64, normalise="token")  # fmt: skip
 preset("cispo", "CISPO (2506.13585): the ratio is capped and detached, so that no token loses its gradient.",

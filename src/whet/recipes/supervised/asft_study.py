@@ -33,7 +33,7 @@ from whet.study import Judgement, above, below, every, study
     task="mod-chain:level=2",
     budget="steps:100",
     metrics=["accuracy", "forgetting", "mean@4", "tokens_per_answer"],
-    settings={"test_n": 384, "k": 4, "validation_n": 128, "keep": "last"},
+    settings={"test_n": 384, "k": 4, "validation_n": 128, "keep": "last", "evaluations": 4},
     quick={"budget": "steps:10", "test_n": 64, "others_n": 32, "validation_n": 32, "evaluations": 2},
     full={"seeds": 5, "budget": "steps:600", "test_n": 1024},
 )
@@ -58,7 +58,7 @@ def asft(scores: Scores) -> Judgement:
     task="facts:kind=lookup,level=1,world=1",
     budget="steps:60",
     metrics=["accuracy", "forgetting"],
-    settings={"test_n": 256, "k": 0, "validation_n": 128, "keep": "last"},
+    settings={"test_n": 256, "k": 0, "validation_n": 128, "keep": "last", "evaluations": 4},
     quick={"budget": "steps:10", "test_n": 64, "others_n": 32, "validation_n": 32, "evaluations": 2},
     full={"seeds": 5, "budget": "steps:200"},
 )

@@ -34,7 +34,14 @@ ONE = "cft:rows=600,right=0.25"
     task="chain-sum:level=3",
     budget="steps:80",
     metrics=["accuracy", "forgetting", "tokens_per_answer", "unparseable"],
-    settings={"test_n": 384, "k": 0, "others": ["word-problem:level=3"], "others_n": 192, "validation_n": 128},
+    settings={
+        "test_n": 384,
+        "k": 0,
+        "others": ["word-problem:level=3"],
+        "others_n": 192,
+        "validation_n": 128,
+        "evaluations": 4,
+    },
     quick={"budget": "steps:20", "test_n": 96, "others_n": 48, "validation_n": 48, "evaluations": 2},
     full={"seeds": 5, "budget": "steps:200", "test_n": 1024},
 )

@@ -1,7 +1,7 @@
 """Reading one's own guesses, where several continuations are right: ways over a frozen lake, of which the text shows one.
 
 The four of the 2 x 2 are `sft` (neither), `mix` (the residual alone), `propagation` (the weights alone) and `ift` (both); all weigh
-sequences alike. sft runs at three rates. All arms have the same 2048 maps and take equally many steps; a step of ift and of mix
+sequences alike. sft runs at three rates. All arms have the same 1024 maps and take equally many steps; a step of ift and of mix
 costs one forward more. The claim at this scale is about free running: the greedy answer is played, and any safe way is right.
 
 The paper's own lake (the error of a small policy's transition matrix against the optimal one) is not built.
@@ -14,7 +14,7 @@ from __future__ import annotations
 from whet.evaluation.scores import Scores
 from whet.study import Judgement, above, every, study
 
-RUN = "limit=2048,steps=200,batch=32,lr=1e-3"
+RUN = "limit=1024,steps=200,batch=16,lr=1e-3"
 
 
 @study(
@@ -23,8 +23,8 @@ RUN = "limit=2048,steps=200,batch=32,lr=1e-3"
     "free-running answers above that of fine-tuning on the same demonstrations.",
     arms={
         "sft": f"sft:{RUN},normalise=sequence",
-        "sft-low": "sft:limit=2048,steps=200,batch=32,lr=5e-4,normalise=sequence",
-        "sft-high": "sft:limit=2048,steps=200,batch=32,lr=2e-3,normalise=sequence",
+        "sft-low": "sft:limit=1024,steps=200,batch=16,lr=5e-4,normalise=sequence",
+        "sft-high": "sft:limit=1024,steps=200,batch=16,lr=2e-3,normalise=sequence",
         "mix": f"ift:{RUN},gamma=0",
         "propagation": f"ift:{RUN},mix=0",
         "ift": f"ift:{RUN}",
@@ -33,7 +33,7 @@ RUN = "limit=2048,steps=200,batch=32,lr=1e-3"
     task="frozen-lake:level=1",
     budget=None,
     metrics=["accuracy", "mean@4", "pass@4", "unparseable", "forgetting"],
-    settings={"test_n": 384, "k": 4, "others_n": 128, "validation_n": 128},
+    settings={"test_n": 384, "k": 4, "others_n": 128, "validation_n": 128, "evaluations": 4},
     quick={"budget": "steps:10", "test_n": 64, "others_n": 32, "validation_n": 32, "evaluations": 2},
     full={"seeds": 5, "test_n": 1024, "task": "frozen-lake:level=2"},
 )

@@ -1,6 +1,6 @@
 """Holes in the input against over-fitting: few demonstrations of chained assignments whose order in the question is shuffled.
 
-All arms have the same 512 demonstrations and 300 steps of 16, about nine epochs, and keep their best weights on validation, so that
+All arms have the same 512 demonstrations and 200 steps of 16, about six epochs, and keep their best weights on validation, so that
 sft is compared at its best epoch and not over-trained; it runs at three rates. `p=0.4` is the paper's ratio for texts with few
 formulas; `random` has other noise; `near` has tokens that the policy itself predicts, which keep their meaning: the paper's
 negative case. `source`, holes in the question, is not built.
@@ -13,7 +13,7 @@ from __future__ import annotations
 from whet.evaluation.scores import Scores
 from whet.study import Judgement, above, every, study
 
-RUN = "limit=512,batch=16,steps=300"
+RUN = "limit=512,batch=16,steps=200"
 
 
 @study(
@@ -33,7 +33,7 @@ RUN = "limit=512,batch=16,steps=300"
     task="mod-chain:level=3",
     budget=None,
     metrics=["accuracy", "mean@4", "forgetting", "unparseable"],
-    settings={"test_n": 384, "k": 4, "others_n": 128, "validation_n": 128},
+    settings={"test_n": 384, "k": 4, "others_n": 128, "validation_n": 128, "evaluations": 4},
     quick={"budget": "steps:10", "test_n": 64, "others_n": 32, "validation_n": 32, "evaluations": 2},
     full={"seeds": 5, "test_n": 1024},
 )

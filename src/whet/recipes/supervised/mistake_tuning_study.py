@@ -32,7 +32,7 @@ from whet.study import Judgement, above, every, study
     task="mod-chain:level=2",
     budget="steps:120",
     metrics=["accuracy", "forgetting", "tokens_per_answer", "unparseable"],
-    settings={"test_n": 512, "k": 0, "others_n": 96, "validation_n": 128},
+    settings={"test_n": 512, "k": 0, "others_n": 96, "validation_n": 128, "evaluations": 4},
     quick={"budget": "steps:20", "test_n": 96, "others_n": 48, "validation_n": 48, "evaluations": 2},
     full={"seeds": 8, "budget": "steps:400", "test_n": 2048},
 )

@@ -38,7 +38,7 @@ RUN = f"{ROWS},steps=80"
     task="facts:level=2",
     budget=None,
     metrics=["mean@5", "accuracy", "majority@5", "forgetting"],
-    settings={"test_n": 384, "k": 5, "others_n": 128, "validation_n": 128, "keep": "last"},
+    settings={"test_n": 384, "k": 5, "others_n": 128, "validation_n": 128, "keep": "last", "evaluations": 4},
     quick={"budget": "steps:10", "test_n": 64, "others_n": 32, "validation_n": 32, "evaluations": 2},
     full={"seeds": 5, "test_n": 1024},
 )

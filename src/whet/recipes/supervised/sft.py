@@ -28,6 +28,7 @@ def sft(
     lr: float | Rate = Rate(small=5e-4, paper=1e-5),
     warmup: float = 0.05,
     schedule: str = "cosine",
+    span: float = 1.0,
     weight_decay: float = 0.0,
     rationale: bool = True,
     normalise: str = "token",
@@ -43,8 +44,9 @@ def sft(
         steps: optimizer steps.
         batch: demonstrations a step.
         lr: peak learning rate; by default 5e-4 below 50 M parameters and 1e-5 above.
-        warmup: steps of linear warm-up, or a share of all steps below 1.
+        warmup: steps of linear warm-up, or a share of the schedule below 1.
         schedule: constant, linear or cosine after the warm-up.
+        span: length of the schedule over that of the run; 20 leaves a run twenty times as long after its first twentieth.
         weight_decay: AdamW's, on matrices.
         rationale: whether the gold rationale stands before the answer.
         normalise: token, sequence, sequence-sum, constant, row or none.
@@ -53,7 +55,7 @@ def sft(
         mixture_temperature: 1 sees every row once an epoch, more evens out the tasks' rates (inf makes them equal).
         problems: from Python, another source of problems.
     """
-    optimizer = AdamW(lr=lr, warmup=warmup, schedule=schedule, weight_decay=weight_decay)
+    optimizer = AdamW(lr=lr, warmup=warmup, schedule=schedule, weight_decay=weight_decay, span=span)
     loss = objective if objective is not None else nll(normalise=normalise)
     if bool(limit) + bool(mixture) + (problems is not None) > 1:
         raise WhetError("limit, mixture and problems each say where demonstrations come from; give one (a mixture's rows as "

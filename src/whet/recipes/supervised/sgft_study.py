@@ -1,8 +1,8 @@
 """Does a model that learns only to plan, with another one to carry out its plans, need fewer rows than one that learns all?
 
 All arms start from a base that was pretrained to follow given steps, and answers at once where it is given none. `sft`
-learns worked solutions of equally many and of ten times as many questions, at two rates of which validation chooses.
-`plans given` is the responder with the task's own plans: what perfect guidance is worth.
+learns worked solutions of ten times as many questions, at two rates of which validation chooses. `plans given`
+is the responder with the task's own plans: what perfect guidance is worth.
 
     whet reproduce sgft
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 from whet.evaluation.scores import Scores
 from whet.study import Judgement, above, best, every, study
 
-ROWS = (100, 300, 1000, 3000)
+ROWS = (1000, 3000)
 SFT = {
     f"sft {n}{label}": f"sft:limit={n},steps=200{rate}"
     for n in ROWS
