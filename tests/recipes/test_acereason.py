@@ -23,7 +23,7 @@ from whet.training.fit import Fit, Options
 from whet.training.stage import Stage
 
 SMALL: dict[str, Any] = {"steps": 3, "batch": 4, "group": 4, "sft_steps": 1, "prompts": 8, "sft_batch": 4, "pool": 12, "looks": 4,
-                         "keep": [0.0, 1.0]}  # fmt: skip
+                         "shares": [0.0, 1.0]}  # fmt: skip
 
 
 def stages_of(**arguments: Any) -> list[Stage]:
@@ -120,7 +120,7 @@ def test_cut_off_answers_are_not_learnt_nor_counted() -> None:
 def test_the_pass_rate() -> None:
     """At most 6 of 16, and by default at least one."""
     accuracy = np.array([[1.0] * right + [0.0] * (16 - right) for right in range(17)])
-    kept = {name: np.flatnonzero(stages_of(keep=keep)[-1].problems.rule(accuracy)).tolist()  # type: ignore[attr-defined]
+    kept = {name: np.flatnonzero(stages_of(shares=keep)[-1].problems.rule(accuracy)).tolist()  # type: ignore[attr-defined]
             for name, keep in (("default", None), ("with 0", [0, 6 / 16]))}  # fmt: skip
     assert kept == {"default": [1, 2, 3, 4, 5, 6], "with 0": [0, 1, 2, 3, 4, 5, 6]}
 
@@ -156,8 +156,8 @@ def test_what_cannot_be_is_refused() -> None:
         ({"budgets": []}, "budgets is a list"),
         ({"budgets": [0.5, 0.0]}, "budgets is a list"),
         ({"budgets": [3.5]}, "whole number"),
-        ({"keep": [0.5, 0.2]}, "low <= high"),
-        ({"keep": [0.5]}, r"keep is \[low, high\]"),
+        ({"shares": [0.5, 0.2]}, "low <= high"),
+        ({"shares": [0.5]}, r"shares is \[low, high\]"),
         ({"responses": 0}, "at least one response"),
     ):
         with pytest.raises(WhetError, match=says):

@@ -12,6 +12,7 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trained import trained_folder
+from whet.config import RunConfig
 from whet.errors import WhetError
 from whet.launch import Result, resume, run
 from whet.models.base import load
@@ -137,6 +138,8 @@ def test_it_is_documented(name: str) -> None:
     assert entry.summary.endswith((".", ")"))
     undocumented = [a.name for a in entry.arguments.values() if not a.help]
     assert not undocumented
+    hides = entry.arguments.keys() & RunConfig.model_fields.keys()
+    assert not hides, "a setting of every run could not be given beside an argument of the same name"
     for stage in entry().stages if name != "pretrain" else ():
         stage.check()
         assert stage.describe()

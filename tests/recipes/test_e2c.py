@@ -116,6 +116,7 @@ def test_an_outline_has_the_steps_and_not_their_numbers() -> None:
     assert titles(plan) == plan.splitlines() == titles(problem.rationale)
     assert [t[0] for t in titles(plan)] == [s.text[0] for s in problem.steps], "what is found, in its order"
     assert title("2) Take 1,500 off: 20 - 5 = 15") == "Take off" and title("7") == "compute"
+    assert titles("12+45=57\n57 - 7 = 50\n50*2=100") == ["+45", "-7", "*2"] == titles("+45\n-7\n*2")
     assert rotated("a\nb\nc") == "b\nc\na" and rotated("") == ""
 
 

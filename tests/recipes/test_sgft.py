@@ -158,7 +158,7 @@ def test_it_learns_the_plans_of_a_file(weights: str, tmp_path: Path) -> None:
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in made))
     done = run("sgft", task=str(path), model=trained_folder("qwen3", "plain"), weights=weights, steps=2, batch=4, limit=0,
-               budget=8, test_n=3, validation_n=3, k=0, others=[], eval_every=0)  # fmt: skip
+               guide_tokens=8, test_n=3, validation_n=3, k=0, others=[], eval_every=0)  # fmt: skip
     assert done.progress.finished and "plans_leak" in done.summary["after"]
 
 

@@ -1,7 +1,7 @@
-"""Outlines: a worked solution without its numbers says what to do, and not what comes out.
+"""Outlines: a worked solution without what it computes says what to do, and not what comes out.
 
-    b=3*4+2=0        b*+
-    c=0+3=3    ->    c+
+    b=3*4+2=0        b*+          12+45=57        +45
+    c=0+3=3    ->    c+           57-7=50    ->   -7
 
 The same cut titles the steps of a plan and those of an execution, so that one can be held against the other.
 """
@@ -15,6 +15,7 @@ from whet.tasks.problem import Problem
 NUMBERS = "compute"  # the title of a step that is numbers alone
 
 _NUMBERING = re.compile(r"^\s*(?:step\s*)?(?:\d+\s*[.):]|[-*•])\s+", re.IGNORECASE)
+_OPERATION = re.compile(r"(?:\d+\s*)?([-+*/×])\s*(\d+)\s*(?:=.*)?")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*|=")
 
 
@@ -24,9 +25,12 @@ def unnumbered(step: str) -> str:
 
 
 def title(step: str) -> str:
-    """What a step does: what stands before its colon, if it has one, without numbering, numbers and equals signs."""
-    bare = unnumbered(step).partition(":")[0]
-    return " ".join(_NUMBER.sub("", bare).split()) or NUMBERS
+    """What a step does, without what comes out: the operation that an equation applies to a running value, else what stands
+    before the colon, if there is one, without numbers and equals signs. Of a title it is the title."""
+    bare = unnumbered(step)
+    if operation := _OPERATION.fullmatch(bare):
+        return operation[1] + operation[2]
+    return " ".join(_NUMBER.sub("", bare.partition(":")[0]).split()) or NUMBERS
 
 
 def titles(text: str) -> list[str]:

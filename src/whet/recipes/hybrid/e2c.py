@@ -7,7 +7,7 @@
     3  grpo with   A_{i,t} = w A_i  before the end of the plan, A_i from there on        w = 2
                    reward  = (steps of the plan that the execution takes) / (steps of the plan) if right, else 0
 
-A plan is the solution's steps without their numbers (`teacher=task`), or what a teacher distils. To answer, many plans are drawn
+A plan is the solution's steps without what they compute (`teacher=task`), or what a teacher distils. To answer, many plans are drawn
 and few are carried out (`decode`, see `decoding/exploring.py`). Weight 1 without coverage is grpo.
 
 Departures: an answer without a plan is left at weight 1, where the released code weights all of it (`missing=whole`), which
@@ -34,7 +34,7 @@ from whet.tasks import get_task
 from whet.training.optimizer import Rate
 
 DECODES = ("policy", "all", "cluster", "judge")
-TASK = "mod-chain:level=3"
+TASK = "chain-sum:level=4"
 
 
 @recipe(paper="e2c", parent="grpo", task=TASK)
@@ -114,23 +114,21 @@ def e2c(
     )
 
 
-@recipe(paper="e2c", parent="sft", task=TASK)
-def ef_sft(
-    original: str = "mod-chain:level=2", warm: int = 100, keep: float = 0.1, learn: str = "plan", **training: Any
-) -> Recipe:
+@recipe(paper="e2c", parent="sft", task="word-problem:level=3")
+def ef_sft(original: str = TASK, warm: int = 100, replay: float = 0.1, learn: str = "plan", **training: Any) -> Recipe:
     """EF-SFT: to a new domain by its plans alone; how to carry one out is known.
 
     Args:
         original: the task where plans and executions are learnt first; `word-problem:level=2`.
         warm: steps of that.
-        keep: share of rows from it afterwards, learnt whole, so that it is not forgotten.
+        replay: share of rows from it afterwards, learnt whole, so that it is not forgotten.
         learn: plan, or all of the new domain's rows.
     """
     if not training.get("rationale", True):
         raise WhetError("ef-sft learns plans and no demonstrations: leave out rationale")
     known = get_task(original)
     made = sft(**training)
-    made.stages[0].collect = Planned(learn=learn, original=known if keep else None, keep=keep)
+    made.stages[0].collect = Planned(learn=learn, original=known if replay else None, keep=replay)
     made.stages[0].name = "plans"
     if warm:
         (first,) = sft(steps=warm, batch=made.stages[0].batch).stages

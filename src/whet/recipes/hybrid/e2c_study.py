@@ -1,6 +1,6 @@
 """Do executions follow their plans, and are many plans with few executions as good as many whole answers?
 
-The terms of a sum may be taken in any order; a plan is an order of their signs, and each problem is shown in another one at each
+The terms of a sum may be taken in any order; a plan is such an order, and each problem is shown in another one at each
 visit. `shuffled` learns the same plans and executions, wrongly paired. The arms that explore are one model, trained alike, and
 differ in how they answer: `many answers` is self-consistency over whole sampled answers, `clusters` carries out three of as many
 plans. `weight 1` and `weight 2` go on with reinforcement, and differ in what the tokens of a plan weigh. `sft` learns the usual
@@ -16,7 +16,7 @@ from whet.evaluation.statistics import over_seeds
 from whet.study import Judgement, above, every, judged, study
 
 WARM = "warm=200,steps=0"
-MANY = "explore=12"
+MANY = "explore=16"
 
 
 @study(

@@ -46,7 +46,7 @@ def acereason(
     budgets: list | None = None,
     overlong: int = 2,
     keep_from: int = 2,
-    keep: list | None = None,
+    shares: list | None = None,
     looks: int = 16,
     pool: int = 128,
     temperature: float = 0.0,
@@ -71,7 +71,7 @@ def acereason(
         budgets: generation budget of each stage, as a share of the task's below 1, 1.0 for all of it, or in tokens above.
         overlong: in so many stages, from the first, answers that were cut off are not learnt.
         keep_from: the first stage, from 1, that is trained on filtered problems; 0 is off.
-        keep: [low, high], which share of a problem's answers must be right for it to be kept; by default [1/16, 6/16].
+        shares: [low, high], which share of a problem's answers must be right for it to be kept; by default [1/16, 6/16].
         looks: answers to each problem that the filter asks for.
         pool: problems that are filtered; 0 is all of a file.
         temperature: of sampling; 0 chooses it at each stage's entry, by entropy_target.
@@ -91,9 +91,9 @@ def acereason(
     lengths = [float(b) for b in (BUDGETS if budgets is None else budgets)]
     if not lengths or min(lengths) <= 0:
         raise WhetError(f"acereason: budgets is a list of numbers above 0, one for each stage, not {budgets}")
-    if keep is not None and len(keep) != 2:
-        raise WhetError(f"acereason: keep is [low, high], shares of right answers, not {keep}")
-    low, high = keep or (1 / 16, 6 / 16)
+    if shares is not None and len(shares) != 2:
+        raise WhetError(f"acereason: shares is [low, high] of right answers, not {shares}")
+    low, high = shares or (1 / 16, 6 / 16)
     over = problems or Uniform()
     data = Distilled(prompts, responses, teacher or None, longer)
     stages = [_supervised(sft_steps, sft_lr, sft_batch, data)] if sft_steps else []

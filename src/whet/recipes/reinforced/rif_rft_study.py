@@ -14,7 +14,7 @@ from whet.evaluation.scores import Scores
 from whet.evaluation.statistics import over_seeds
 from whet.study import Judgement, above, every, judged, study
 
-RL = "rif-rft:until=0.8,steps=40"
+RL = "rif-rft:until=0.8,steps=40,pool=128"
 SFT = "continual-sft:until=0.8,steps=40"
 
 

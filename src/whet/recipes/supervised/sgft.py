@@ -32,7 +32,7 @@ def sgft(
     teacher: str = "task",
     responder: str = "start",
     guide: str = "policy",
-    budget: int = 128,
+    guide_tokens: int = 128,
     **training: Any,
 ) -> Recipe:
     """Learn to write the steps of a solution, for another model to carry out.
@@ -42,12 +42,12 @@ def sgft(
         teacher: who writes the guidances: task (its plans), model:NAME, or http://HOST:PORT/v1#NAME.
         responder: who answers with them: start (the model before training), or a model's folder or name.
         guide: who writes them when answers are evaluated: policy, task (its plans, as an upper bound) or none.
-        budget: most tokens of a written guidance.
+        guide_tokens: most tokens of a written guidance.
     """
     if not training.get("rationale", True):
         raise WhetError("sgft learns guidances and no demonstrations: leave out rationale")
     made = sft(**training)
     made.stages[0].collect = Guidances(limit, None if teacher == "task" else get_teacher(teacher))
     made.stages[0].name = "guide"
-    made.answering = Guided(None if responder == "start" else partial(load, responder), guide, budget)
+    made.answering = Guided(None if responder == "start" else partial(load, responder), guide, guide_tokens)
     return made
