@@ -125,7 +125,7 @@ def test_a_problem_with_several_solutions_is_learnt_in_each() -> None:
     problem = task.problems("train", 1, seed=3)[0]
     form = tiny_policy("gpt2", style="tags").format
     ways = [form.read(rows_of(Planned(), "chain-sum:level=4", 1, seed=seed)[0]["response"]) for seed in range(8)]
-    assert len({w.execution for w in ways}) > 4 and len({w.plan for w in ways}) > 1
+    assert len({w.execution for w in ways}) > 2 and len({w.plan for w in ways}) > 1
     for way in ways:
         assert way.answer == problem.answer and titles(way.execution) == way.plan.splitlines()
         assert all(int(line.rpartition("=")[2]) >= 0 for line in way.execution.splitlines())

@@ -73,15 +73,11 @@ class ChainSum(Procedural):
         return chain.corrupt(start, operations, rng, labels)
 
     def another_way(self, problem: Problem, rng: random.Random) -> Problem:
-        """The terms behind the first one in a random order in which no running value is negative."""
+        """The terms behind the first one in turn, from any of them on and round again, as long as no running value is negative."""
         start, operations = _chain(problem.data)
-        steps = problem.steps
-        for _ in range(20):
-            order = rng.sample(operations, len(operations))
-            if all(chain.value_of(start, order[:i]) >= 0 for i in range(1, len(order))):
-                steps = chain.steps_of(start, order)
-                break
-        return replace(problem, steps=steps)
+        turned = [operations[i:] + operations[:i] for i in range(len(operations))]
+        ways = [way for way in turned if all(chain.value_of(start, way[:i]) >= 0 for i in range(1, len(way)))]
+        return replace(problem, steps=chain.steps_of(start, rng.choice(ways)))
 
     def transforms(self) -> Mapping[str, tuple[Transform, Transform]]:
         return {

@@ -1,7 +1,7 @@
 """Do executions follow their plans, and are many plans with few executions as good as many whole answers?
 
-The terms of a sum may be taken in any order; a plan is such an order, and each problem is shown in another one at each
-visit. `shuffled` learns the same plans and executions, wrongly paired. The arms that explore are one model, trained alike, and
+The terms of a sum may be taken in turn from any of them on; a plan is such an order, and each problem is shown in another one
+at each visit. `shuffled` learns the same plans and executions, wrongly paired. The arms that explore are one model, trained alike, and
 differ in how they answer: `many answers` is self-consistency over whole sampled answers, `clusters` carries out three of as many
 plans. `weight 1` and `weight 2` go on with reinforcement, and differ in what the tokens of a plan weigh. `sft` learns the usual
 rationales, at two rates.
@@ -15,8 +15,9 @@ from whet.evaluation.scores import Scores
 from whet.evaluation.statistics import over_seeds
 from whet.study import Judgement, above, every, judged, study
 
-WARM = "warm=200,steps=0"
-MANY = "explore=16"
+WARM = "warm=100,warm_batch=24,warm_lr=1e-3"
+PAIRS = f"{WARM},steps=0"
+MANY = f"{PAIRS},explore=16"
 
 
 @study(
@@ -24,17 +25,16 @@ MANY = "explore=16"
     claim="Executions that were written from plans follow them, and to carry out the representatives of a few clusters of plans "
     "is as accurate as a vote over as many whole answers, for less than half of the tokens.",
     arms={
-        "sft": "sft:steps=200",
-        "sft high": "sft:steps=200,lr=2e-3",
-        "shuffled": f"e2c:{WARM},pairs=shuffled",
-        "clusters": f"e2c:{WARM},{MANY},decode=cluster",
-        "many answers": f"e2c:{WARM},{MANY},decode=all,plan_temperature=1,execution_temperature=1",
-        "weight 1": "e2c:warm=200,steps=30,weight=1",
-        "weight 2": "e2c:warm=200,steps=30",
+        "sft": "sft:steps=100,batch=24",
+        "sft high": "sft:steps=100,batch=24,lr=1e-3",
+        "shuffled": f"e2c:{PAIRS},pairs=shuffled",
+        "clusters": f"e2c:{MANY},decode=cluster",
+        "many answers": f"e2c:{MANY},decode=all,plan_temperature=1,execution_temperature=1",
+        "weight 1": f"e2c:{WARM},steps=16,weight=1",
+        "weight 2": f"e2c:{WARM},steps=16",
     },
     controls=["sft", "sft high", "shuffled"],
     task="chain-sum:level=4",
-    model="micro",
     budget=None,
     metrics=["accuracy", "adherence", "habit", "accuracy_replaced", "tokens_per_answer", "plan_tokens", "execution_tokens"],
     settings={"test_n": 256, "k": 0, "others": [], "evaluations": 2, "validation_n": 64},
