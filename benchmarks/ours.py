@@ -75,7 +75,7 @@ def train(
     from whet.training.options import Options
 
     clock, recipe = Clock(), stages(cell, warm + steps, **shape)
-    options = Options(seed=seed, token_budget=settings.get("token_budget", 8192), keep="last")
+    options = Options(seed=seed, token_budget=settings.get("token_budget", Options.token_budget), keep="last")
     Fit(
         policy(model, settings.get("dtype", "float32")), recipe.stages, task(file), options=options, observer=clock
     ).run()

@@ -19,10 +19,10 @@ CHOSEN = Path(__file__).with_name("settings.json")
 Grid = Mapping[str, Sequence[Any]]
 
 WHET: dict[str, Grid] = {
-    "sft": {"dtype": ["float32", "mixed"], "token_budget": [8192, 2048]},
-    "dpo": {"dtype": ["float32", "mixed"], "token_budget": [8192, 2048]},
-    "grpo_short": {"dtype": ["float32", "mixed"], "token_budget": [8192]},
-    "grpo_long": {"dtype": ["float32", "mixed"], "token_budget": [8192]},
+    "sft": {"dtype": ["float32", "mixed"], "token_budget": [1024, 4096]},
+    "dpo": {"dtype": ["float32", "mixed"], "token_budget": [1024, 4096]},
+    "grpo_short": {"dtype": ["float32", "mixed"], "token_budget": [1024]},
+    "grpo_long": {"dtype": ["float32", "mixed"], "token_budget": [1024]},
     "sampling_ragged": {"dtype": ["float32", "mixed"], "batch_size": [512, 64]},
 }
 

@@ -148,7 +148,7 @@ class Bench:
                 "trl": ("trl", defaults),
                 "trl_fastest": ("trl", {**chosen("trl", str(given["cell"])), "micro": 10**6, "packing": False}),
                 "whet": ("whet", {}),
-                "whet_micro": ("whet", {"token_budget": 2048}),
+                "whet_fastest": ("whet", chosen("whet", str(given["cell"]))),
             }
             for label, (side, settings) in sides.items():
                 with self.worker() as ask:
@@ -188,7 +188,7 @@ class Bench:
                 "note": f"a further sample's response-only cost is its cost behind a prompt of {shortest} tokens"}  # fmt: skip
 
     def precision(self) -> dict[str, Any]:
-        """What bf16 would bring the sampler here, and how far its log-probs are from the trainer's."""
+        """What `dtype=mixed` would bring the sampler here."""
         found = {}
         for dtype in ("float32", "mixed"):
             settings = {"dtype": dtype, "batch_size": 512}

@@ -84,7 +84,7 @@ def flops(
 
     policy = ours.policy(model, settings.get("dtype", "float32"))
     recipe, clock = ours.stages(cell, warm + 2 * steps, **shape), ours.Clock()
-    options = Options(token_budget=settings.get("token_budget", 8192), keep="last")
+    options = Options(token_budget=settings.get("token_budget", Options.token_budget), keep="last")
     fit = Fit(policy, recipe.stages, ours.task(file), options=options, observer=clock)
     counted = {"learn": 0.0, "sample": 0.0}
     update, rows = fit._update, type(recipe.stages[0].collect).rows

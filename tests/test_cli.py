@@ -434,7 +434,7 @@ def test_doctor(whet: Callable[..., Ran]) -> None:
     ran = whet("doctor", "--model", trained_folder(), "--recipe", "sft", "--task", "parity")
     assert ran.code == 0, ran.err
     assert f"torch           {torch.__version__}"[:16] in ran.out
-    assert "B·L·V = 4096 x 320" in ran.out
+    assert "B·L·V = 1024 x 320" in ran.out
     assert "whet[scale]" in ran.out or "ray" in ran.out
 
 

@@ -63,7 +63,7 @@ SETTINGS: dict[str, Setting] = {
     "dtype": (str, MACHINE, "float32, bfloat16, float64, or mixed (fp32 weights, bf16 forwards)", "float32"),
     "activation_checkpointing": (bool, MACHINE, "recompute activations in the backward to save memory", False),
     "threads": (int, MACHINE, "CPU threads; 0 takes the cores there are, at most 8", 0),
-    "token_budget": (int, MACHINE, "tokens run at once in a micro-batch; changes memory, not the gradient", 4096),
+    "token_budget": (int, MACHINE, "tokens run at once in a micro-batch; 0: by device; changes memory, not the gradient", 0),
 }  # fmt: skip
 
 
@@ -214,7 +214,7 @@ def doctor(
     task: TaskOfRecipe = None,
     weights: Annotated[str, typer.Option(help="which weights move")] = "full",
     dtype: Dtype = "float32",
-    token_budget: Annotated[int, typer.Option(min=1, help="tokens run at once in a micro-batch")] = 4096,
+    token_budget: Annotated[int, typer.Option(min=0, help="tokens run at once; 0: by device")] = 0,
     activation_checkpointing: Annotated[
         bool, typer.Option("--activation-checkpointing", help="recompute activations in the backward")
     ] = False,

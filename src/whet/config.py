@@ -34,7 +34,7 @@ class RunConfig(BaseModel):
     activation_checkpointing: bool = Field(False, description="recompute activations in the backward to save memory")
     threads: int = Field(0, ge=0, description="CPU threads; 0 takes the cores there are, at most 8")
     token_budget: int = Field(
-        4096, ge=1, description="tokens run at once in a micro-batch; changes memory, not the gradient"
+        0, ge=0, description="tokens run at once in a micro-batch; 0: by device; changes memory, not the gradient"
     )
     budget: str | None = Field(
         None, description="ends the run instead of steps: flops:2e13, tokens:1e6, steps:100, minutes:5"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from whet.errors import WhetError
-from whet.models.packing import Batch, micro_batches
+from whet.models.packing import Batch, micro_batches, token_budget
 from whet.records import Row, Sample, Segment
 
 
@@ -82,7 +82,14 @@ def test_a_shared_prompt_is_counted_once_and_kept_together() -> None:
     assert [[r.group_id for r in b] for b in batches] == [["g0"] * 4 + ["g1"] * 4, ["g2"] * 4 + ["g3"] * 4]
     # 45 tokens would hold a group and a third, whose prompt would be run once more: the cut is between groups
     assert [len(b) for b in micro_batches(rows, 45, packed=True)] == [4] * 4
-    assert [len(b) for b in micro_batches(rows, 45)] == [1] + [3] * 5
+    assert [len(b) for b in micro_batches(rows, 45)] == [2, 2, 3, 3, 3, 3]
+
+
+def test_of_equal_costs_the_parts_are_even() -> None:
+    """Six groups of 30 tokens, five of which would fit at once: two micro-batches of three take the least memory."""
+    rows = [Row({"response": grouped(place % 6, place)}) for place in range(24)]
+    assert [len(b) for b in micro_batches(rows, 150, packed=True)] == [12, 12]
+    assert len(micro_batches(rows, 180, packed=True)) == 1
 
 
 def test_a_prompt_that_is_not_worth_it_is_counted_for_each_sample() -> None:
@@ -105,6 +112,11 @@ def test_coupled_rows_stay_together_whatever_the_budget() -> None:
     assert len(micro_batches(rows, 1, key=lambda r: "all")) == 1
     wide = micro_batches(rows, 90, key=lambda r: r.group_id)
     assert len(wide) == 2 and all(cost(b) <= 90 for b in wide)
+
+
+def test_the_token_budget_is_the_device_s_where_none_is_asked() -> None:
+    assert token_budget(300, "cpu") == token_budget(300, "cuda") == 300
+    assert token_budget(0, "cpu") == 1024 and token_budget(0, "cuda") > 1024
 
 
 def test_nothing_makes_no_micro_batch() -> None:

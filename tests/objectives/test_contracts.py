@@ -137,16 +137,15 @@ def test_chunks_change_nothing(policies, name, monkeypatch):
     with_old(rows, policies["policy"])
     objective = TERMS[name]()
     loss, whole = loss_of(objective, rows, policies), gradient(objective, rows, policies)
-    width = policies["policy"].model.config.vocab_size
     for chunk in (1, 3):
-        monkeypatch.setattr(forward_module, "CHUNK_VALUES", chunk * width)
+        monkeypatch.setattr(forward_module, "chunk_tokens", lambda vocabulary, chunk=chunk: chunk)
         torch.testing.assert_close(loss_of(objective, rows, policies), loss, rtol=1e-12, atol=0)
         assert distance(whole, gradient(objective, rows, policies)) < 1e-12
 
 
 def test_chunks_bound_the_logits_that_exist(policy, monkeypatch):
     seen = []
-    monkeypatch.setattr(forward_module, "CHUNK_VALUES", 3 * policy.model.config.vocab_size)
+    monkeypatch.setattr(forward_module, "chunk_tokens", lambda vocabulary: 3)
     forward = Context(rollouts(), {"policy": policy}).forward("response")
     forward.per_token(lambda logits, targets: seen.append(len(logits)) or logits[:, 0])
     assert sum(seen) == len(forward.batch.targets)
@@ -163,8 +162,8 @@ def test_terms_share_a_forward(policy, monkeypatch):
 
 def test_a_reference_that_is_the_policy_leaves_the_head_alone(policy, monkeypatch):
     """The head of a forward without a gradient is applied late, and still without one; chunked too."""
-    for values in (forward_module.CHUNK_VALUES, 2 * policy.model.config.vocab_size):
-        monkeypatch.setattr(forward_module, "CHUNK_VALUES", values)
+    for chunk in (10**6, 2):
+        monkeypatch.setattr(forward_module, "chunk_tokens", lambda vocabulary, chunk=chunk: chunk)
         ctx = Context(rollouts(), {"policy": policy})
         assert not ctx.forward("response", grad=False).logprobs.requires_grad
         assert ctx.forward("response").logprobs.requires_grad

@@ -113,9 +113,8 @@ def test_gradients_are_those_of_each_row_alone(
     calls = []
     laid_out = learner.policy.laid_out
     monkeypatch.setattr(learner.policy, "laid_out", lambda layout: calls.append(len(layout)) or laid_out(layout))
-    monkeypatch.setattr(
-        forwards, "CHUNK_VALUES", 7 * 320
-    )  # the head on seven tokens at a time, once more in the backward
+    # the head on seven tokens at a time, once more in the backward
+    monkeypatch.setattr(forwards, "chunk_tokens", lambda vocabulary: 7)
     together = gradient(learner, rows, packs=True)
     whole = sum(len(s) - 1 for row in rows for s in row.all())
     assert len(calls) == 1 and calls[0] < 0.7 * whole

@@ -16,7 +16,7 @@ from whet.models.policy import Policy
 from whet.objectives.forward import run
 from whet.objectives.views import Clean
 from whet.records import Sample, Segment
-from whet.sampling import NativeSampler, Request, SamplingSettings, fused, native, precision
+from whet.sampling import NativeSampler, Request, SamplingSettings, fused, native
 from whet.sampling.answers import Draw, answers_of
 from whet.sampling.fused import FusedEngine
 from whet.sampling.layers import Unreadable, dense, read
@@ -343,34 +343,18 @@ def test_rounding_never_draws_a_token_of_probability_0() -> None:
         assert 5 <= token < 69
 
 
-@pytest.mark.parametrize(("fast", "gap", "chosen"), [(3.0, 0.001, torch.bfloat16), (1.1, 0.001, torch.float32),
-                                                     (3.0, 0.1, torch.float32)])  # fmt: skip
-def test_bf16_is_taken_where_it_is_faster_and_close(
-    fast: float, gap: float, chosen: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    exact = torch.full((2, 4), 0.25).log()
-
-    def steps(policy: Policy, layers: Any) -> tuple[torch.Tensor, float]:
-        return (exact, 1.0) if layers.dtype == torch.float32 else (exact - gap, 1 / fast)
-
-    monkeypatch.setattr(precision, "_steps", steps)
-    policy, sampler = tiny_policy(), NativeSampler(precision="auto")
-    sample(policy, [request(4, 2, max_new_tokens=3)], sampler)
-    assert sampler.dtype == chosen and policy.dtype == torch.float32
-
-
-def test_bf16_is_measured_on_the_machine_and_agrees_with_the_trainer() -> None:
-    policy = tiny_policy()
-    assert precision.measured(policy) in (torch.float32, torch.bfloat16)
-    assert policy.meter.flops == 0
-    sampler = NativeSampler(precision="auto")
-    sampler.dtype = torch.bfloat16
-    answers = sample(policy, [request(8, 16, max_new_tokens=20)], sampler)
-    batch = Batch.of(answers)
-    with torch.no_grad():
-        forward = run(policy, batch, Clean(), 0, 1.0)
-    gap = (batch.values("sampler_logprob") - forward.logprobs).abs()
-    assert 0 < float(gap.mean()) < 0.05
+@pytest.mark.parametrize("shared", [0, 10**6])
+def test_a_row_for_each_answer_gives_the_same(shared: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: answers part after their first token, and are asked every eighth step whether they still run."""
+    monkeypatch.setattr(native, "SHARED", shared)
+    policy = tiny_policy(dtype=torch.float64)
+    policy.format.end_ids = set(range(12))
+    requests = [request(n, 4, max_new_tokens=7 + n, temperature=0.3) for n in (9, 21, 5, 13)]
+    together = sample(policy, requests, NativeSampler(batch_size=9))
+    monkeypatch.setattr(native, "ALIKE", ())
+    events = watched(monkeypatch)
+    same(sample(policy, requests, NativeSampler(batch_size=9)), together)
+    assert max(rows for what, rows, _ in events if what == "step") == 8
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

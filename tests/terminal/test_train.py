@@ -10,7 +10,7 @@ import torch
 from tiny import tiny_policy
 from whet.config import RunConfig
 from whet.errors import WhetError
-from whet.objectives.forward import CHUNK_VALUES
+from whet.objectives.forward import chunk_tokens
 from whet.recipes.recipe import get_recipe
 from whet.tasks import get_task
 from whet.terminal.inspect import reflowed, written
@@ -79,16 +79,18 @@ def test_the_estimate_counts_what_moves(spec: str) -> None:
 
 
 def test_the_estimate_states_the_logits_and_what_chunking_makes_of_them() -> None:
-    policy = tiny_policy(vocab_size=2 * CHUNK_VALUES // 100)
-    config = RunConfig.make({"recipe": "ppo", "arguments": {"kl": 0.1}, "task": "sort:level=1", "token_budget": 400})
+    policy = tiny_policy()
+    vocabulary = policy.model.config.vocab_size
+    rows = chunk_tokens(vocabulary)
+    tokens = 8 * rows
+    config = RunConfig.make({"recipe": "ppo", "arguments": {"kl": 0.1}, "task": "sort:level=1", "token_budget": tokens})
     recipe = get_recipe("ppo")(**config.arguments)
     found = {i.what: i for i in estimate(policy.model, recipe.stages, get_task(config.task), config, policy.format)}
     size = policy.size()
     assert found["weights"].size == found["gradients"].size == found["reference"].size == 4 * size
     assert found["optimizer"].size == 8 * size
-    vocabulary = policy.model.config.vocab_size
-    assert f"B·L·V = 400 x {vocabulary}" in found["logits"].how
-    assert found["logits"].size == 12 * 50 * vocabulary  # 50 tokens of 400 fit into a chunk
+    assert f"B·L·V = {tokens} x {vocabulary}" in found["logits"].how
+    assert found["logits"].size == 12 * rows * vocabulary  # an eighth of the tokens fits into a chunk
     half = config.model_copy(update={"dtype": "bfloat16"})
     halved = {i.what: i for i in estimate(policy.model, recipe.stages, get_task(config.task), half, policy.format)}
     assert halved["weights"].size == 2 * size

@@ -18,7 +18,8 @@ class Meter:
     """Counts of one run (evaluation has a meter of its own).
 
     Attributes:
-        flops: forward and backward floating-point operations executed, padding included.
+        flops: forward and backward floating-point operations executed, padding included. In sampling each answer's own tokens
+            count, though what answers begin with alike is run once: a budget does not depend on how alike they are.
         sampled_tokens: tokens produced by samplers.
         scored_tokens: tokens run forward without a gradient (references, old log-probs, values).
         learnt_tokens: tokens that entered a loss.

@@ -9,9 +9,7 @@ A *row* is what the engine runs, an *answer* what is drawn: answers that have be
 where more rows cost next to nothing and asking which tokens were drawn makes it wait, each answer has a row from its first
 token on.
 
-Decoding is done in the policy's own precision: `dtype=mixed` runs sampling *and* learning in bf16, so that the two still
-agree. `precision="auto"` measures once whether bf16 products are faster here and agree with the policy's own log-probs;
-it is not the default, since it changes which answers a seed gives.
+Decoding is done in the policy's own precision: `dtype=mixed` runs sampling *and* learning in bf16, so that the two agree.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -29,7 +27,6 @@ from whet.sampling.answers import Answer, Draw, answers_of, stopped
 from whet.sampling.fused import FusedEngine
 from whet.sampling.layers import Layers, Unreadable, read
 from whet.sampling.module import ModuleEngine
-from whet.sampling.precision import measured
 from whet.sampling.sampler import Request
 
 if TYPE_CHECKING:
@@ -37,6 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("whet")
 
+ALIKE = ("cpu",)  # devices where answers that are the same so far read one row
 SHARED = 64  # prompts of groups are kept once, not copied, from so many tokens on
 
 
@@ -76,21 +74,14 @@ class NativeSampler:
         cache_bytes: most memory of their keys and values, estimated from prompt and budget; None: 4 GiB on a CPU, a
             third of the memory that is free on a GPU.
         graphs: on a GPU, capture the decoding step in CUDA graphs. Off until it has been measured on one.
-        precision: `policy`, or `auto`: bf16 products where they are measured to be faster and close enough.
 
     Attributes:
         engine: how the last call decoded: `fused` or `module`, and why.
-        dtype: of products, keys and values, once it was measured.
     """
 
     name = "native"
 
-    def __init__(
-        self, batch_size: int = 512, cache_bytes: int | None = None, graphs: bool = False,
-        precision: Literal["policy", "auto"] = "policy",
-    ) -> None:  # fmt: skip
-        self.dtype: torch.dtype | None = None
-        self.precision = precision
+    def __init__(self, batch_size: int = 512, cache_bytes: int | None = None, graphs: bool = False) -> None:
         self.batch_size = batch_size
         self.cache_bytes = cache_bytes
         self.graphs = graphs
@@ -122,14 +113,13 @@ class NativeSampler:
     def _layers(self, policy: Policy) -> Layers | None:
         """What the fused engine runs, or None; the log says once what is used and why."""
         try:
-            if self.precision == "auto" and self.dtype is None:
-                self.dtype = measured(policy)
-            layers, how = read(policy, self.dtype), "fused"
+            layers, how = read(policy), "fused"
         except Unreadable as reason:
             layers, how = None, f"module, because {reason}"
         if how != self.engine:
             self.engine = how
-            log.info("native decoding of %s: %s", type(policy.model).__name__, how)
+            precision = "bfloat16" if policy.mixed else str(policy.dtype).removeprefix("torch.")
+            log.info("native decoding of %s in %s: %s", type(policy.model).__name__, precision, how)
         return layers
 
 
@@ -254,7 +244,7 @@ def _decode(
 ) -> Iterator[tuple[int, Sample]]:
     device = policy.device
     ends = torch.tensor(sorted(policy.format.end_ids), device=device)
-    alike = device.type == "cpu"
+    alike = device.type in ALIKE
     every = 1 if alike or on_token else 8  # asking a GPU how many answers still run makes it wait
     table = _Table(device, queue.limit)
     token = torch.zeros(0, dtype=torch.long, device=device)

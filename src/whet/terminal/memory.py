@@ -12,9 +12,11 @@ from rich.table import Table
 from torch import nn
 
 from whet.config import RunConfig
+from whet.models.base import pick_device
 from whet.models.format import Format
 from whet.models.meter import Shapes
-from whet.objectives.forward import CHUNK_VALUES
+from whet.models.packing import token_budget
+from whet.objectives.forward import chunk_tokens
 from whet.sampling.native import NativeSampler
 from whet.tasks import Task
 from whet.terminal.console import amount, memory, table
@@ -54,12 +56,12 @@ def estimate(model: nn.Module, stages: Sequence[Stage], task: Task, config: RunC
     wants = frozenset().union(*(s.wants() for s in stages))
     if wants & {"reference", "reference_logprob"} and config.weights == "full":
         items.append(Item("reference", parameters * size, "a frozen copy"))
-    tokens = max(config.token_budget, 1)
+    tokens = token_budget(config.token_budget, pick_device(config.device).type)
     per_token, how = activations(shape, config.activation_checkpointing)
     items.append(Item("activations", tokens * per_token * low, f"{tokens} tokens x {amount(per_token)} values, {how}"))
     vocabulary = int(shape.vocab_size)
     full = 4 * tokens * vocabulary
-    rows = max(1, CHUNK_VALUES // vocabulary)
+    rows = chunk_tokens(vocabulary)
     chunk = 3 * 4 * min(tokens, rows) * vocabulary
     how = (f"B·L·V = {tokens} x {vocabulary} would be {memory(full)} in fp32, three times with softmax and gradient; "
            f"in chunks of {rows} learnt tokens")  # fmt: skip

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from whet.errors import WhetError
+from whet.models.packing import token_budget
 from whet.models.policy import Policy
 from whet.ranks import together
 from whet.records import Row
@@ -58,6 +59,7 @@ class Fit:
         self.task = task
         self.weights = weights or Weights()
         self.options = options or Options()
+        self.token_budget = token_budget(self.options.token_budget, policy.device.type)
         self.ranks = policy.ranks
         self.folder = folder
         self.writer = folder if self.ranks.first else None
@@ -230,14 +232,14 @@ class Fit:
         before = self.learners if stage.carry and state is None else []
         self.learners = [
             Learner(
-                update, self.policies, weights, steps=stage.steps * update.steps, token_budget=options.token_budget,
+                update, self.policies, weights, steps=stage.steps * update.steps, token_budget=self.token_budget,
                 temperature=update.temperature or stage.collect.temperature, budget=stage.collect.budget, share=self._within,
             )
             for update in stage.updates
         ]  # fmt: skip
         for learner, held in zip(self.learners, before, strict=bool(before)):
             learner.carry(held)
-        self.step = Step(stage, self.policies, self.learners, self.scope, options.token_budget)
+        self.step = Step(stage, self.policies, self.learners, self.scope, self.token_budget)
         if state is not None:
             parts = state["parts"]
             stage.load_state_dict(parts["stage"])

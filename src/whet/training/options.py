@@ -29,7 +29,7 @@ class Options:
 
     Attributes:
         seed: root of the seed tree.
-        token_budget: tokens run at once in a micro-batch, those that pad too.
+        token_budget: tokens run at once in a micro-batch, those that pad too; 0 is what the device works well with.
         eval_every: steps between evaluations on validation; 0 is never.
         evaluations: that many at equal shares of the run instead, so that arms of equal budget are looked at equally often.
         patience: evaluations without a new best before stopping; 0 is never.
@@ -41,7 +41,7 @@ class Options:
     """
 
     seed: int = 0
-    token_budget: int = 8192
+    token_budget: int = 0
     eval_every: int = 0
     evaluations: int = 0
     patience: int = 0
