@@ -15,7 +15,7 @@ from whet.evaluation.scores import Scores
 from whet.evaluation.statistics import over_seeds
 from whet.study import Judgement, above, every, judged, study
 
-WARM = "warm=100,warm_batch=24,warm_lr=1e-3"
+WARM = "warm=160,warm_batch=24,warm_lr=1e-3"
 PAIRS = f"{WARM},steps=0"
 MANY = f"{PAIRS},explore=16"
 
@@ -25,8 +25,8 @@ MANY = f"{PAIRS},explore=16"
     claim="Executions that were written from plans follow them, and to carry out the representatives of a few clusters of plans "
     "is as accurate as a vote over as many whole answers, for less than half of the tokens.",
     arms={
-        "sft": "sft:steps=100,batch=24",
-        "sft high": "sft:steps=100,batch=24,lr=1e-3",
+        "sft": "sft:steps=160,batch=24",
+        "sft high": "sft:steps=160,batch=24,lr=1e-3",
         "shuffled": f"e2c:{PAIRS},pairs=shuffled",
         "clusters": f"e2c:{MANY},decode=cluster",
         "many answers": f"e2c:{MANY},decode=all,plan_temperature=1,execution_temperature=1",
