@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import shlex
 import sys
@@ -14,6 +13,8 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from whet.report.numbers import flops, known
 
 WIDE = 120  # columns where the output is no terminal: a file or a pipe
 BARS = "▁▂▃▄▅▆▇█"
@@ -60,11 +61,6 @@ class _Notes(logging.Handler):
 
 
 # -- numbers ---------------------------------------------------------------------------------------------------------
-def known(value: Any) -> bool:
-    """Whether there is a number to show."""
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
 def share(value: Any) -> str:
     """A share, or a mean of shares: 0.413."""
     return f"{value:.3f}" if known(value) else "-"
@@ -90,11 +86,6 @@ def amount(value: Any) -> str:
         if abs(value) >= size:
             return f"{value / size:.3g} {letter}"
     return f"{value:.3g}"
-
-
-def flops(value: Any) -> str:
-    """A count of floating-point operations, always as a power of ten, so that a column of them reads as one: 9e11, 1.4e12."""
-    return f"{value:.2g}".replace("e+0", "e").replace("e+", "e") if known(value) and value >= 1e6 else amount(value)
 
 
 def memory(size: float) -> str:
