@@ -32,6 +32,7 @@ from whet.sources import (
     ask,
     groups_of,
 )
+from whet.sources.documents import shown
 from whet.sources.collector import trim
 from whet.sources.gate import is_dead
 from whet.sources.problems import epochs
@@ -389,3 +390,15 @@ def test_sources_leave_the_global_generator_alone() -> None:
     bound(Mixture([Part(get_task("parity"), worked=0.5)])).draw(5)
     bound(Uniform(), Listed(5)).draw(9)
     assert random.getstate() == before
+
+
+def test_an_answer_without_steps_is_as_reliable_as_its_part() -> None:
+    task = get_task("travel:level=1")
+    problems = task.problems("train", 200, seed=0)
+
+    def right(reliability: float) -> list[bool]:
+        part = Part(task, reliability=reliability)
+        return [shown(p, part, random.Random(i))[1] == p.answer for i, p in enumerate(problems)]
+
+    assert all(right(1.0)) and not any(right(0.0))
+    assert 60 < sum(right(0.4)) < 100

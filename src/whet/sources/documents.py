@@ -56,11 +56,12 @@ Document = tuple[Segment, list[Segment]]
 
 
 def shown(problem: Problem, part: Part, rng: random.Random) -> tuple[str, str]:
-    """A response's (rationale, answer) in the part's style: at once, worked, or worked and wrong."""
+    """A response's (rationale, answer) in the part's style: at once, worked, or worked and wrong. Where there are no steps, the
+    answer itself is of the part's reliability."""
     answer = problem.answer or ""
-    if not problem.steps or rng.random() >= part.worked:
+    if problem.steps and rng.random() >= part.worked:
         return "", answer
-    if rng.random() >= part.reliability:
+    if (problem.steps or part.reliability < 1) and rng.random() >= part.reliability:
         wrong = part.task.corrupt(problem, rng)
         return wrong.rationale, wrong.answer
     return problem.rationale, answer

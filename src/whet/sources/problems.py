@@ -100,7 +100,8 @@ class Part:
         task: a task.
         share: its share of the draws, relative to the others.
         worked: share of its documents that show the rationale; the others give the answer at once.
-        reliability: share of its rationales that are right; the others are the task's corruptions.
+        reliability: share of its rationales (or answers, where it has no steps) that are right; the others are the task's
+            corruptions.
         repeats: how often each problem is seen: its distinct problems are its draws divided by this (a file's are those
             that it has, however long the run).
         form: what its documents look like; see `whet.sources.documents`.

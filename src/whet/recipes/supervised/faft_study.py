@@ -1,8 +1,9 @@
 """Plans of every quality behind the checker's words, against gold plans, passing plans, and the same plans without the words.
 
-256 queries with a gold plan each. A planner that has learnt those writes further plans of its own, and the corruptor fills up to
-eight of different faults a query; `passing` keeps what the verifier accepts of them, `unmarked` learns all without feedback, and
-`faft` all with it. That they have more rows than sft is the point of the arms `passing` and `unmarked`. `fail-restaurants` is
+All arms start from a base that writes plans which can be read and of which few keep all rules (`traveller.yaml`), as the paper's
+planner does. 256 queries with a gold plan each; the base samples further plans of its own at temperature 1, and the corruptor fills
+up to eight of different faults a query; `passing` keeps what the verifier accepts of them, `unmarked` learns all without feedback,
+and `faft` all with it. That they have more rows than sft is the point of the arms `passing` and `unmarked`. `fail-restaurants` is
 faft's policy asked for a plan that visits a restaurant twice. sft runs at three rates, the best of which counts.
 
 `parts/...` are of TravelPlanner's metrics: the mean share of checks passed, and the share of plans that pass all of a kind.
@@ -16,7 +17,7 @@ from whet.evaluation.scores import Scores
 from whet.study import Judgement, above, below, every, study
 
 RUN = "steps=100,batch=12,lr=1e-3"
-ALL = f"faft:{RUN},source=mixed,warm=40"
+ALL = f"faft:{RUN},source=mixed"
 
 
 @study(
@@ -34,10 +35,11 @@ ALL = f"faft:{RUN},source=mixed,warm=40"
     },
     controls=["sft", "sft-high", "sft-low", "passing", "unmarked", "fail-restaurants"],
     task="travel:level=1",
+    model="traveller.yaml",
     budget=None,
     metrics=["accuracy", "parts/commonsense macro", "parts/commonsense", "parts/hard macro", "parts/hard", "parts/restaurants",
              "parts/sandbox", "parts/delivery"],
-    settings={"test_n": 192, "k": 0, "others": [], "validation_n": 48, "evaluations": 4},
+    settings={"test_n": 192, "k": 0, "others": [], "validation_n": 48, "evaluations": 4, "keep": "last"},
     quick={"test_n": 48, "validation_n": 32, "evaluations": 2},
     full={"seeds": 5, "test_n": 1024},
 )  # fmt: skip
