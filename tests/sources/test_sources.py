@@ -32,8 +32,8 @@ from whet.sources import (
     ask,
     groups_of,
 )
-from whet.sources.documents import shown
 from whet.sources.collector import trim
+from whet.sources.documents import shown
 from whet.sources.gate import is_dead
 from whet.sources.problems import epochs
 from whet.sources.rollouts import unique
