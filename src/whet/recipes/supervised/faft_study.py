@@ -1,7 +1,8 @@
 """Plans of every quality behind the checker's words, against gold plans, passing plans, and the same plans without the words.
 
-All arms start from a base that writes plans which can be read and of which few keep all rules (`traveller.yaml`), as the paper's
-planner does. 256 queries with a gold plan each; the base samples further plans of its own at temperature 1, and the corruptor fills
+All arms start from a base that writes plans which can be read, and a quarter of whose sampled plans keep all rules
+(`traveller.yaml`), as the paper's planner does. Its greedy plan is the one it is surest of, and mostly right; so sampled plans are
+judged, four a query. 256 queries with a gold plan each; the base samples further plans of its own at temperature 1, and the corruptor fills
 up to eight of different faults a query; `passing` keeps what the verifier accepts of them, `unmarked` learns all without feedback,
 and `faft` all with it. That they have more rows than sft is the point of the arms `passing` and `unmarked`. `fail-restaurants` is
 faft's policy asked for a plan that visits a restaurant twice. sft runs at three rates, the best of which counts.
@@ -37,23 +38,18 @@ ALL = f"faft:{RUN},source=mixed"
     task="travel:level=1",
     model="traveller.yaml",
     budget=None,
-    metrics=["accuracy", "parts/commonsense macro", "parts/commonsense", "parts/hard macro", "parts/hard", "parts/restaurants",
+    metrics=["mean@4", "pass@4", "accuracy", "parts/commonsense macro", "parts/commonsense", "parts/hard macro", "parts/hard", "parts/restaurants",
              "parts/sandbox", "parts/delivery"],
-    settings={"test_n": 192, "k": 0, "others": [], "validation_n": 48, "evaluations": 4, "keep": "last"},
+    settings={"test_n": 192, "k": 4, "others": [], "validation_n": 48, "evaluations": 4, "keep": "last"},
     quick={"test_n": 48, "validation_n": 32, "evaluations": 2},
     full={"seeds": 5, "test_n": 1024},
 )  # fmt: skip
 def faft(scores: Scores) -> Judgement:
-    """Reproduced if faft's share of test plans that pass every check (accuracy: the final pass rate) and that pass every check of
-    common sense is above sft's at each of its three rates and above unmarked's, and asking for a failing restaurant lowers the
-    share of plans that pass that check by more than 20 points, each with the whole 95 % interval of the difference; not
-    reproduced if one of these intervals lies on the other side; else inconclusive. passing is reported and decides nothing."""
-    others = ("sft", "sft-high", "sft-low", "unmarked")
+    """Reproduced if faft's share of sampled test plans that pass every check (mean@4: the final pass rate) is above sft's at each of
+    its three rates and above unmarked's, and asking for a failing restaurant lowers the share of greedy plans that pass that check
+    by more than 20 points, each with the whole 95 % interval of the difference; not reproduced if one of these intervals lies on
+    the other side; else inconclusive. passing, and greedy plans but for that, are reported and decide nothing."""
     return every(
-        *(
-            above(scores, metric, "faft", other)
-            for metric in ("accuracy", "parts/commonsense macro")
-            for other in others
-        ),
+        *(above(scores, "mean@4", "faft", other) for other in ("sft", "sft-high", "sft-low", "unmarked")),
         below(scores, "parts/restaurants", "fail-restaurants", "faft", by=0.20),
     )
