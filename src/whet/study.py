@@ -41,8 +41,8 @@ class Study:
 
     Attributes:
         slug: its name, by default the paper's.
-        paper: the paper's slug.
-        claim: what the paper says, in one sentence.
+        paper: the paper's slug; empty where the comparison is Whet's own.
+        claim: what is said to hold, in one sentence.
         criterion: what counts as reproduced, in words.
         judge: the same in code.
         arms: {label: arm}, as `whet compare` takes them; `controls` names those that are there to rule something out.
@@ -78,10 +78,12 @@ _REGISTRY: dict[str, Study] = {}
 
 
 def study(
-    *, paper: str, claim: str, arms: Mapping[str, str], task: str = "chain-sum", budget: str | None, slug: str = "",
+    *, paper: str = "", claim: str, arms: Mapping[str, str], task: str = "chain-sum", budget: str | None, slug: str = "",
     **more: Any,
 ) -> Callable[[Callable[[Scores], Judgement]], Study]:  # fmt: skip
     """Register a criterion as a study; the arguments are `Study`'s."""
+    if not (slug or paper):
+        raise WhetError("a study is named by its paper, or by a slug of its own")
 
     def decorate(judge: Callable[[Scores], Judgement]) -> Study:
         criterion = " ".join((inspect.getdoc(judge) or "").split())

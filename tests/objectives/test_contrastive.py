@@ -15,20 +15,20 @@ from whet.models.policy import Policy
 from whet.objectives import Context, nll, value_head
 from whet.objectives.contrastive import (
     CHAIN,
-    COMMON,
+    OWN,
     REST,
+    SHARED,
     Contrast,
-    common,
     contrast,
     embed,
     embedded_places,
     embeddings,
     info_nce,
-    mark_common,
+    mark_shared,
     pool,
 )
 from whet.objectives.objective import Objective, as_objective
-from whet.objectives.value import MlpHead, mlp_value_head, values
+from whet.objectives.value import values
 from whet.records import Row, Sample, Segment
 from whet.training.learner import Learner
 from whet.training.stage import Update
@@ -41,8 +41,12 @@ WIDTH = 6
 def policy() -> Policy:
     made = exact()
     torch.manual_seed(0)
-    made.modules["value"] = mlp_value_head(made, WIDTH)
+    made.modules["value"] = value_head(made, WIDTH)
     return made
+
+
+def share(row: Row, shared: Tensor) -> None:
+    row["response"].per_token |= {SHARED: shared, OWN: ~shared}
 
 
 def rows_of(n: int = 5, accuracy: tuple[float, ...] = (1, 0, 1, 0, 1)) -> list[Row]:
@@ -52,7 +56,7 @@ def rows_of(n: int = 5, accuracy: tuple[float, ...] = (1, 0, 1, 0, 1)) -> list[R
     for row, value in zip(rows, accuracy, strict=False):
         row.numbers["accuracy"] = float(value)
         row.vectors = {name: torch.randn(WIDTH, generator=draw, dtype=torch.float64) for name in (CHAIN, REST)}
-        row["response"].per_token[COMMON] = torch.arange(len(row["response"])) % 2 == 0
+        share(row, torch.arange(len(row["response"])) % 2 == 0)
     return rows
 
 
@@ -87,8 +91,8 @@ def test_2_only_the_chains_own_tokens_enter(policy: Policy) -> None:
         hidden = policy.hidden(torch.tensor([sample.ids]))[
             0, start : len(sample) - 1
         ]  # the end token's state is unknown
-        u = head.embed(hidden)
-        weights = head.out(u.relu())[:, 0].softmax(0)
+        u = head[0](hidden)
+        weights = head[2](u.relu())[:, 0].softmax(0)
         torch.testing.assert_close(z, (weights[:, None] * u).sum(0), rtol=1e-10, atol=1e-12)
         assert embedded_places(sample).tolist() == list(range(start, len(sample) - 1))
 
@@ -103,13 +107,12 @@ def test_2_a_masked_answer_contributes_nothing(policy: Policy) -> None:
 
 def test_the_head_is_the_value_head(policy: Policy) -> None:
     head = policy.modules["value"]
-    assert isinstance(head, MlpHead)
     forward = Context(rows_of(), {"policy": policy}).forward("response")
-    expected = head.out(torch.relu(head.embed(forward.hidden)))[:, 0]
+    expected = head[2](torch.relu(head[0](forward.hidden)))[:, 0]
     torch.testing.assert_close(values(forward), expected)
     assert float(values(forward).detach().abs().max()) < 0.5, "near 0 at the start"
     policy.modules["value"] = value_head(policy)
-    with pytest.raises(WhetError, match="two-layer value head"):
+    with pytest.raises(WhetError, match="a value head with a hidden layer"):
         embed(forward)
 
 
@@ -159,7 +162,7 @@ def test_5_nothing_to_learn_is_zero_with_a_graph(signal: str, policy: Policy) ->
     rows = rows_of(accuracy=(0.0,) * 5 if signal == "positive" else (1.0,) * 5)
     assert term.count(rows) == 0 and not term.active(rows)
     total = term.total(Context(rows, {"policy": policy}))
-    (gradient,) = torch.autograd.grad(total, [policy.modules["value"].embed.weight])
+    (gradient,) = torch.autograd.grad(total, [policy.modules["value"][0].weight])
     assert float(total.detach()) == 0.0 and torch.isfinite(gradient).all() and not gradient.any()
 
 
@@ -172,40 +175,26 @@ def test_what_is_not_chosen() -> None:
     assert not contrast().chosen(rows[0]) and not contrast("negative").chosen(rows[1])
     rows[2].vectors = {}
     assert not contrast().chosen(rows[2])
-    rows[3]["response"].per_token[COMMON][:] = True  # nothing of its own
+    share(rows[3], torch.ones(len(rows[3]["response"]), dtype=torch.bool))  # nothing of its own
     assert not contrast("negative").chosen(rows[3])
 
 
-# -- card test 6 -------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    ("one", "other", "expected"),
-    [("abcd", "axcy", (1, 0, 1, 0)), ("abcd", "xyz", (0, 0, 0, 0)), ("", "abc", ()), ("abc", "", (0, 0, 0)),
-     ("abc", "abc", (1, 1, 1)), ("abcbdab", "bdcaba", None)],
-)  # fmt: skip
-def test_6_the_longest_common_subsequence(one: str, other: str, expected: tuple[int, ...] | None) -> None:
-    first, second = common(one, other)
-    shared = [
-        "".join(c for c, ok in zip(text, found, strict=True) if ok) for text, found in ((one, first), (other, second))
-    ]
-    assert shared[0] == shared[1]
-    assert expected is None or tuple(map(int, first)) == expected
-    assert len(shared[0]) == {"abcbdab": 4}.get(one, sum(expected or ()))  # the textbook's example has length 4
-
-
+# -- card test 6 (the subsequence itself is in tasks/test_alignment.py) ------------------------------------------------
 def test_6_samples_are_marked_by_decoded_tokens(policy: Policy) -> None:
     def said(prompt: str, text: str) -> Sample:
         words = [Segment("rationale", policy.format.encode(word), learn=True) for word in text.split()]
         return Sample([Segment("question", policy.format.encode(prompt)), *words, Segment("eos", [1], learn=True)])
 
     def words(sample: Sample, shared: bool) -> str:
-        marked = embedded_places(sample)[sample.per_token[COMMON][embedded_places(sample)] == shared]
+        assert not bool(sample.per_token[SHARED][-1]) and not bool(sample.per_token[OWN][-1]), "it has no embedding"
+        marked = sample.per_token[SHARED if shared else OWN].nonzero()[:, 0]
         return policy.format.decode([sample.ids[p] for p in marked.tolist()])
 
     answer, chain = said("q", "a x c y"), said("q", "a b c d")
-    mark_common(answer, chain, policy)
+    mark_shared(answer, chain, policy)
     assert [words(s, shared) for s in (answer, chain) for shared in (True, False)] == ["ac", "xy", "ac", "bd"]
     alone = said("q", "z")
-    mark_common(alone, said("q", "a b"), policy)
+    mark_shared(alone, said("q", "a b"), policy)
     row = Row({"response": alone}, {"accuracy": 0.0}, {REST: torch.ones(WIDTH)})
     assert not contrast("negative").chosen(row), "nothing is shared"
 
@@ -292,12 +281,10 @@ def test_one_pass_where_the_batch_fits_and_one_more_where_it_is_cut(policy: Poli
 def test_embeddings_without_a_gradient_are_those_of_the_forward(policy: Policy) -> None:
     rows = rows_of()
     expected = embed(Context(rows, {"policy": policy}).forward("response"))
-    found = embeddings(
-        policy, [row["response"] for row in rows], [None, lambda s: s.per_token[COMMON]], token_budget=20
-    )
-    assert not found[0][0].requires_grad and [len(z) for z in found] == [2] * 5
-    torch.testing.assert_close(torch.stack([z[0] for z in found]), expected.detach(), rtol=1e-10, atol=1e-12)
-    assert not torch.allclose(found[0][0], found[0][1])
+    found = embeddings(policy, [row["response"] for row in rows], {"all": "", "some": SHARED}, token_budget=20)
+    assert not found[0]["all"].requires_grad and len(found) == 5
+    torch.testing.assert_close(torch.stack([z["all"] for z in found]), expected.detach(), rtol=1e-10, atol=1e-12)
+    assert not torch.allclose(found[0]["all"], found[0]["some"])
 
 
 def test_dropped_tokens_are_drawn_by_visit_and_never_all(policy: Policy) -> None:
@@ -334,5 +321,5 @@ def test_vectors_travel_with_a_stored_row() -> None:
 def test_info_nce_leaves_out_what_is_not_among() -> None:
     draw = torch.Generator().manual_seed(2)
     a, b = torch.randn(2, 3, 4, generator=draw, dtype=torch.float64)
-    some = info_nce(a, b, [(a, b)], torch.tensor([True, True, False]))
-    torch.testing.assert_close(some[:2], info_nce(a[:2], b[:2], [(a[:2], b[:2])], torch.tensor([True, True])))
+    some = info_nce(a, b, a, [b], torch.tensor([True, True, False]))
+    torch.testing.assert_close(some[:2], info_nce(a[:2], b[:2], a[:2], [b[:2]], torch.tensor([True, True])))

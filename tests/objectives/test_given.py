@@ -104,6 +104,19 @@ def test_the_ratio_is_one_on_the_first_update() -> None:
     )
 
 
+def test_the_old_log_probs_of_a_prefix_are_the_policys_and_not_a_demonstrators() -> None:
+    """Recomputed by the policy, the ratio is 1 at every token; with those of somebody else it is not, and clips."""
+    policy, row = exact(), begun()
+    with_old([row], policy, scale=0.0)
+    for demonstrator in (False, True):
+        if demonstrator:
+            row["response"].per_token["old_logprob"][row["response"].span_mask("prefix")] = -12.0
+        ctx = Context([row], {"policy": policy})
+        policy_gradient(normalise="constant", given=Given(0.2)).total(ctx)
+        assert (float(torch.cat(ctx.logs["ratio_max"])) == pytest.approx(1.0)) == (not demonstrator)
+        assert bool(torch.cat(ctx.logs["clip_fraction"]).any()) == demonstrator
+
+
 def test_shaped_tokens_are_luffys() -> None:
     """-A p / (p + .1) at given tokens, whatever the old log-probs; the ratio and its clip at the others."""
     policy = exact()

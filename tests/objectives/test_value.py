@@ -55,6 +55,17 @@ def test_value_is_of_the_state_before_the_action(policy):
         torch.testing.assert_close(values(Context([row], {"policy": policy}).forward("response")), expected)
 
 
+def test_a_hidden_layer_is_a_choice(policy):
+    """The same at each start, and near 0; 0 is the linear head."""
+    head, again = value_head(policy, 5), value_head(policy, 5)
+    assert [tuple(p.shape) for p in head.parameters()] == [(5, 32), (5,), (1, 5), (1,)]
+    assert all(torch.equal(a, b) for a, b in zip(head.parameters(), again.parameters(), strict=True))
+    assert isinstance(value_head(policy), torch.nn.Linear)
+    policy.modules["value"] = head
+    found = values(Context(rollouts(), {"policy": policy}).forward("response"))
+    assert 0 < float(found.detach().abs().max()) < 0.5
+
+
 def test_value_gradient_reaches_head_and_backbone(policy):
     rows = prepared(policy)
     loss_of(5.0 * value_loss(), rows, policy).backward()

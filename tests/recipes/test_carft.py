@@ -13,9 +13,9 @@ from whet.cells import FOLLOWED
 from whet.errors import WhetError
 from whet.evaluation.scores import Cell, Scores
 from whet.models.policy import Policy
-from whet.objectives.contrastive import CHAIN, COMMON, REST, Contrast, embed, embedded_places
+from whet.objectives.contrastive import CHAIN, OWN, REST, SHARED, Contrast, embed, embedded_places
 from whet.objectives.forward import Context
-from whet.objectives.value import mlp_value_head
+from whet.objectives.value import value_head
 from whet.recipes.recipe import Recipe, get_recipe
 from whet.recipes.reinforced.carft import Annotated, near_credit
 from whet.recipes.reinforced.carft_study import NEAR, collapsed, falls, nearness
@@ -43,7 +43,7 @@ def fit(recipe: Recipe) -> Policy:
 
 def collected(**how: Any) -> tuple[Policy, list[Row], Scope]:
     policy, task = trained_policy(), get_task("parity")
-    policy.modules["value"] = mlp_value_head(policy, 8)
+    policy.modules["value"] = value_head(policy, 8)
     problems, collect = Uniform(), Annotated(2, 12, 1.5, **how)
     problems.bind(task, 1)
     collect.bind(task)
@@ -53,8 +53,7 @@ def collected(**how: Any) -> tuple[Policy, list[Row], Scope]:
 
 # -- card test 1 -------------------------------------------------------------------------------------------------------
 def test_1_weight_zero_is_reft_with_the_same_head() -> None:
-    parent, ours = made("reft"), made(weight=0)
-    parent.stages[1].modules = {"value": mlp_value_head}
+    parent, ours = made("reft", value_width=64), made(weight=0)
     assert type(ours.stages[1].collect) is Rollouts, "nothing is embedded"
     policies = [fit(recipe) for recipe in (parent, ours, made(weight=0.5))]
     ours_, theirs, more = ({n: p.detach() for n, p in policy.named_parameters()} for policy in policies)
@@ -93,13 +92,13 @@ def test_the_negative_signal_marks_what_is_shared() -> None:
     _, rows, _ = collected(rest=True, near=True)
     for row in rows:
         sample = row["response"]
-        shared = sample.per_token[COMMON]
+        shared, own = sample.per_token[SHARED], sample.per_token[OWN]
+        assert not bool((shared & own).any()) and torch.equal((shared | own).nonzero()[:, 0], embedded_places(sample))
         assert shared.shape == (len(sample),) and not bool(shared[: sample.prompt_length].any())
-        assert not bool(shared[-1]), "the last token has no embedding"
         assert row.vectors.keys() == {CHAIN, REST} and -1 <= row.numbers["near"] <= 1
     whole = [r for r in rows if not r.vectors[REST].any()]  # the annotation itself was sampled
     for row in whole:
-        assert bool(row["response"].per_token[COMMON][embedded_places(row["response"])].all())
+        assert not bool(row["response"].per_token[OWN].any())
         assert row.numbers["near"] == pytest.approx(1.0, abs=1e-5)
 
 
@@ -126,6 +125,11 @@ def test_terms_and_stages() -> None:
     terms = {t.name: w for w, t in stage.updates[0].loss.terms}
     assert terms == {"policy_gradient": 1.0, "value": 5.0, "contrast_positive": 0.1}
     assert stage.collect.needs >= {"verifier", "rationales"} and stage.updates[0].epochs == 2
+    assert (
+        made(max_new_tokens=0.5).stages[1].collect.share
+        == made("reft", max_new_tokens=0.5).stages[1].collect.share
+        == 0.5
+    )
     both = {t.name: w for w, t in made(signal="both", weight=0.4).stages[1].updates[0].loss.terms}
     assert (both["contrast_positive"], both["contrast_negative"]) == (0.2, 0.2)
     term = made(drop=0.1, pooling="mean", detach_negatives=True).stages[1].updates[0].loss.terms[-1][1]

@@ -21,7 +21,7 @@ from whet.objectives import Context, as_objective, nll
 from whet.recipes.recipe import get_recipe
 from whet.records import Row, Sample, Segment
 from whet.rewards import Attempt
-from whet.rewards.coverage import common, coverage, covered
+from whet.rewards.coverage import coverage, covered
 from whet.sampling.sampler import SamplingSettings
 from whet.sources import Procedural, Question, Rollouts, Scope, Uniform, ask_members
 from whet.sources.planned import Branches, Distilled, Planned, as_plan, draw_plans
@@ -96,7 +96,6 @@ def test_2_coverage_of_a_plan() -> None:
     # one of three words is more than 0.3 of the shorter title, one of four is not; letters are no words
     assert coverage("add the terms", "add both numbers now") == 1 and coverage("add all of it", "add b c d e") == 0
     assert coverage("b*+\nc+", "b=3*4+2=0\nd=0+3=3") == 0.5
-    assert common("abcde", "ace") == 3 and common("", "a") == 0
 
 
 @pytest.mark.parametrize(("value", "expected"), [(1.0, 0.5), (0.0, 0.0)])

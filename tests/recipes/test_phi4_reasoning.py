@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from trained import Scripted, trained_folder, trained_policy
 from whet.advantages import group_std
@@ -15,12 +16,13 @@ from whet.launch import run
 from whet.recipes.recipe import get_recipe
 from whet.recipes.reinforced.phi4_reasoning import length_accuracy, thinks
 from whet.records import Row, Sample, Segment
-from whet.rewards import Attempt, Reward, total
+from whet.rewards import Attempt, Reward, accuracy, total
 from whet.rewards.repetition import repetition
 from whet.sources import Scope
 from whet.sources.curation import Agreed, Curated, Difficulty
 from whet.study import get_study
 from whet.tasks import Problem, Response, Verdict, get_task
+from whet.training.fit import Fit, Options
 
 M = 31_744
 GOOD = "<think>5+7=12</think><answer>12</answer>"
@@ -114,6 +116,21 @@ def test_accuracy_of_1_or_0_is_the_control() -> None:
     scored = reward(shaped=False, repetition_share=0)([attempt(1.0, M), attempt(0.0, 3, "<answer>")])
     assert [total(p) for p in scored] == pytest.approx([8 / 13, 0])
     assert repetition()([attempt(1.0, 3)]) == [{"repetition": 0.0}]
+
+
+def test_without_its_reward_kl_entropy_and_first_stage_it_is_grpo() -> None:
+    """Bit for bit, beside a reward of 8/13 of the accuracy."""
+    small: dict[str, Any] = {"steps": 2, "batch": 4, "group": 4, "lr": 1e-3}
+    ours = get_recipe("phi-4-reasoning")(sft_steps=0, shaped=False, repetition_share=0, kl=0, entropy=0, **small)
+    plain = get_recipe("grpo")(reward=8 / 13 * accuracy(), warmup=10, **small)
+    shaped = get_recipe("phi-4-reasoning")(sft_steps=0, repetition_share=0, kl=0, entropy=0, **small)
+    found = []
+    for made in (ours, plain, shaped):
+        policy = trained_policy()
+        Fit(policy, made.stages, get_task("parity"), options=Options(seed=2)).run()
+        found.append(policy.model.state_dict())
+    assert all(torch.equal(found[0][n], found[1][n]) for n in found[0])
+    assert any(not torch.equal(found[0][n], found[2][n]) for n in found[0])
 
 
 # -- teachable prompts ---------------------------------------------------------------------------------------------------

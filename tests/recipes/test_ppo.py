@@ -151,6 +151,8 @@ def test_settings() -> None:
     assert stage.wants() == {"old_logprob", "old_value"}, "no KL, no reference model"
     with pytest.raises(WhetError, match="kl_target adapts kl"):
         stage_of(kl_target=0.1)
+    with pytest.raises(WhetError, match="width of a hidden layer"):
+        stage_of(value_width=-1)
     stage_of(group=1).check()  # the value head is the baseline
 
 

@@ -110,6 +110,24 @@ def test_2_what_an_answer_is_worth(text: str, reward: float) -> None:
     assert off is not None and total(off([attempt])[0]) == float(reward == 1), "without it, the verdict alone"
 
 
+def test_2_a_guess_among_choices_is_paid_whatever_its_chain() -> None:
+    """The paper's multiple choice, on a task of choices: the hacking that a version with numbers removes."""
+    task = get_task("logic:level=5:form=choice")
+    get_recipe("reft")(**SMALL).check(task)
+    problem = next(p for p in task.problems("train", 20) if p.choices[0] != p.answer)
+    gold, wrong = str(problem.answer), problem.choices[0]
+    worth = {}
+    for name, said in (("guess", gold), ("wrong", wrong), ("nothing", None)):
+        response = Response(said or "", said, f"{wrong} is true.", True)
+        worth[name] = Attempt(problem, response, task.verify(problem, response), 3, False)
+    chain, *_ = [c for c in task.check(problem, worth["guess"].response) if c.name.startswith("step")]
+    assert chain.result == "fail", "its chain is none"
+    for numeric, paid in ((False, 0.1), (True, 0.0)):
+        reward = stages(partial_numeric_only=numeric)[1].reward
+        assert reward is not None
+        assert [total(p) for p in reward(list(worth.values()))] == pytest.approx([1.0, paid, 0.0])
+
+
 # -- 3 ---------------------------------------------------------------------------------------------------------------
 def test_3_the_end_token_is_an_action_and_bears_the_score() -> None:
     ended, cut = answer(3), answer(3, ended=False)

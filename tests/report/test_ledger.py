@@ -62,6 +62,13 @@ def test_a_page_has_arms_differences_and_seeds(tmp_path):
     assert "Accuracy of each seed: sft 0.500, 0.520, 0.540; grpo 0.700, 0.720, 0.740." in text
 
 
+def test_a_study_of_no_paper_says_so(tmp_path):
+    make_verdict(tmp_path / "head-to-head", paper="")
+    made = ledger.pages(tmp_path)
+    assert "| [head-to-head](papers/head-to-head.md) | a comparison of Whet's own |" in made["ledger.md"]
+    assert "a comparison of Whet's own\n" in made["papers/head-to-head.md"]
+
+
 def test_an_arm_has_its_label_in_the_table_and_its_settings_below(tmp_path):
     make_verdict(tmp_path / "grpo", arms={"sft": "sft", "grpo": "grpo:lr=1e-4"})
     text = ledger.pages(tmp_path)["papers/grpo.md"]

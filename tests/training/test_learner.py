@@ -19,7 +19,6 @@ from whet.objectives import dpo, kl_to_reference, nll, policy_gradient, value_he
 from whet.objectives.contrastive import CHAIN, contrast
 from whet.objectives.forward import Context
 from whet.objectives.objective import Objective, Term, as_objective
-from whet.objectives.value import mlp_value_head
 from whet.records import Row
 from whet.rewards import accuracy
 from whet.sources import Demonstrations, Pairs, Rollouts, Scope, Uniform
@@ -85,7 +84,7 @@ def setup(name: str, dtype: torch.dtype, weights: Weights | None = None) -> tupl
         policy.modules["value"] = value_head(policy)
     if name == "contrast":
         torch.manual_seed(0)
-        policy.modules["value"] = mlp_value_head(policy, 8)
+        policy.modules["value"] = value_head(policy, 8)
     reference = frozen_copy(trained_policy(kind, dtype=dtype, steps=30), {})
     rows = rows_of(name, policy, reference)
     assert len({len(s) for row in rows for s in row.all()}) > 1, "rows of one length show nothing about padding"

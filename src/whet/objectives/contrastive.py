@@ -10,29 +10,27 @@ token, or where the answer was cut off, a token whose state no forward holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.functional import normalize
+from torch import Tensor, nn
 
 from whet.errors import WhetError, unknown
 from whet.models.packing import Batch
 from whet.models.policy import Policy
 from whet.objectives.forward import Context, Forward, run
 from whet.objectives.objective import Meeting
-from whet.objectives.value import MlpHead
 from whet.objectives.views import Clean, drawn
 from whet.records import Row, Sample
+from whet.tasks.alignment import common
 
-SIGNALS = ("positive", "negative")
-POOLS = ("value", "mean")
 CHAIN = "annotation"  # in `row.vectors`: z1 of the annotated chain
 REST = "annotation_rest"  # and of its tokens that the answer does not share
-COMMON = "common"  # in `per_token`: tokens that chain and answer share, in order
-Choice = Callable[[Sample], Tensor]  # (length,) bool, which tokens of a sample
+SHARED, OWN = "shared", "own"  # in `per_token`: the tokens that chain and answer share, in order, and the others
+WHOLE = ""  # all tokens that have an embedding
+SIGNALS = {"positive": (CHAIN, (WHOLE,)), "negative": (REST, (SHARED, OWN))}  # z1, and the parts of the answer
+POOLS = ("value", "mean")
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
@@ -49,40 +47,20 @@ def pool(states: Tensor, scores: Tensor | None, sequence: Tensor, number: int) -
 
 
 def info_nce(
-    anchor: Tensor, other: Tensor, against: Sequence[tuple[Tensor, Tensor]], among: Tensor, temperature: float = 0.2,
+    anchor: Tensor, other: Tensor, query: Tensor, keys: Sequence[Tensor], among: Tensor, temperature: float = 0.2,
     cap: float = 0.9,
 ) -> Tensor:  # fmt: skip
-    """(B,) -log exp(min(cos(anchor_i, other_i), cap) / tau) / sum over (q, k) and over j of exp(cos(q_i, k_j) / tau).
+    """(B,) -log exp(min(cos(anchor_i, other_i), cap) / tau) / sum over keys k and over j of exp(cos(query_i, k_j) / tau).
 
     Args:
         anchor, other: (B, D) the pairs; the numerator has no gradient above the cap.
-        against: queries q and keys k, (B, D) each.
+        query, keys: (B, D) each.
         among: (B,) bool, the j that are summed over.
     """
-    paired = (normalize(anchor, dim=-1) * normalize(other, dim=-1)).sum(-1)
-    cosines = [normalize(q, dim=-1) @ normalize(k, dim=-1).T for q, k in against]
+    paired = torch.cosine_similarity(anchor, other, dim=-1)
+    cosines = [torch.cosine_similarity(query[:, None], key[None], dim=-1) for key in keys]
     logits = torch.cat([c.masked_fill(~among, -torch.inf) for c in cosines], 1) / temperature
     return logits.logsumexp(1) - paired.clamp(max=cap) / temperature
-
-
-def common(a: Sequence[str], b: Sequence[str]) -> tuple[list[bool], list[bool]]:
-    """Which items of each belong to a longest common subsequence of both."""
-    lengths = np.zeros((len(a) + 1, len(b) + 1), dtype=np.int32)
-    right = np.array(list(b), dtype=object)
-    for i, item in enumerate(a):
-        step = np.maximum(lengths[i, 1:], lengths[i, :-1] + (right == item))
-        lengths[i + 1, 1:] = np.maximum.accumulate(step) if len(b) else 0
-    found, other = [False] * len(a), [False] * len(b)
-    i, j = len(a), len(b)
-    while i and j:
-        if a[i - 1] == b[j - 1]:
-            i, j = i - 1, j - 1
-            found[i] = other[j] = True
-        elif lengths[i - 1, j] >= lengths[i, j - 1]:
-            i -= 1
-        else:
-            j -= 1
-    return found, other
 
 
 def embedded_places(sample: Sample) -> Tensor:
@@ -90,66 +68,62 @@ def embedded_places(sample: Sample) -> Tensor:
     return sample.learn_mask.nonzero()[:-1, 0]
 
 
+def mark_shared(one: Sample, other: Sample, policy: Policy) -> None:
+    """Write into `per_token` of two samples which tokens with an embedding belong to their longest common subsequence, of
+    decoded tokens (`shared`), and which do not (`own`)."""
+    words = [[policy.format.decode([s.ids[p]]) for p in embedded_places(s).tolist()] for s in (one, other)]
+    for sample, found in zip((one, other), common(*words), strict=True):
+        at = embedded_places(sample)
+        shared, own = (torch.zeros(len(sample), dtype=torch.bool) for _ in range(2))
+        shared[at] = torch.tensor(found, dtype=torch.bool)
+        own[at] = ~shared[at]
+        sample.per_token |= {SHARED: shared, OWN: own}
+
+
 # -- embeddings --------------------------------------------------------------------------------------------------------
-def embed(
-    forward: Forward, choose: Choice | None = None, by: str = "value", drop: float = 0.0, seed: int = 0
-) -> Tensor:
-    """(B, D) the embedding z of each sample's response; zero where nothing is chosen.
+def embed(forward: Forward, part: str = WHOLE, by: str = "value", drop: float = 0.0, seed: int = 0) -> Tensor:
+    """(B, D) the embedding z of each sample's response; zero where it has no token of the part.
 
     Args:
-        choose: sample -> (length,) bool, which tokens; by default all.
+        part: the name in `per_token` of the tokens that count; by default all do.
         by: `value` weighs tokens by the softmax of V, `mean` alike.
         drop: probability of leaving a token out, drawn from (seed, problem, rollout); never all of a sample's.
     """
     batch, head = forward.batch, dict(forward.policy.modules.items()).get("value")
-    if not isinstance(head, MlpHead):
-        raise WhetError('embeddings of chains are read off a two-layer value head: modules={"value": mlp_value_head}')
+    if not isinstance(head, nn.Sequential):
+        raise WhetError("embeddings of chains are read off a value head with a hidden layer: value_head(policy, width)")
     token = (batch.sequence[1:] == batch.sequence[:-1]).nonzero()[:, 0]  # its state is the one before its successor
-    if choose is not None:
-        token = token[torch.cat([choose(s)[s.learn_mask] for s in batch.samples]).to(token.device)[token]]
+    if part:
+        token = token[forward.values(part)[token] > 0]
+    sequence = batch.sequence[token]
     if drop:
-        draws = drawn(batch, seed, lambda g, n: torch.rand(n, generator=g), "contrast")
-        kept = draws[batch.sequence[token], batch.position[token]] >= drop
-        left = torch.zeros(len(batch.samples), dtype=torch.bool, device=token.device)
-        left[batch.sequence[token[kept]]] = True
-        token = token[kept | ~left[batch.sequence[token]]]
-    embedded = head.embed(forward.hidden[token + 1].to(head.out.weight.dtype))
-    scores = head.out(embedded.relu())[:, 0] if by == "value" else None
-    return pool(embedded, scores, batch.sequence[token], len(batch.samples))
+        draws = drawn(batch, seed, lambda g, n: torch.rand(n, generator=g), "contrast")[sequence, batch.position[token]]
+        greatest = draws.new_zeros(len(batch.samples)).scatter_reduce(0, sequence, draws, "amax")
+        kept = draws >= greatest.clamp(max=drop)[sequence]
+        token, sequence = token[kept], sequence[kept]
+    first, relu, last = head
+    states = first(forward.hidden[token + 1].to(next(head.parameters()).dtype))
+    return pool(states, last(relu(states))[:, 0] if by == "value" else None, sequence, len(batch.samples))
 
 
 @torch.no_grad()
 def embeddings(
-    policy: Policy, samples: Sequence[Sample], choose: Sequence[Choice | None] = (None,), *, by: str = "value",
-    drop: float = 0.0, seed: int = 0, token_budget: int = 8192,
-) -> list[list[Tensor]]:  # fmt: skip
-    """For each sample its embedding (D,) under each choice of tokens, by the policy of now, without a gradient and on the
-    CPU; the ranks share the work."""
+    policy: Policy, samples: Sequence[Sample], parts: Mapping[str, str], *, by: str = "value", drop: float = 0.0, seed: int = 0,
+    token_budget: int = 8192,
+) -> list[dict[str, Tensor]]:  # fmt: skip
+    """For each sample, by name, the embedding (D,) of each part, by the policy of now, without a gradient and on the CPU; the
+    ranks share the work."""
 
-    def own(part: Sequence[Sample]) -> list[list[Tensor]]:
-        places = {id(sample): i for i, sample in enumerate(part)}
-        found: list[list[Tensor]] = [[] for _ in part]
-        for rows in policy.micro_batches([Row({"response": s}) for s in part], token_budget):
+    def own(share: Sequence[Sample]) -> list[dict[str, Tensor]]:
+        found: dict[int, dict[str, Tensor]] = {}
+        for rows in policy.micro_batches([Row({"response": s}) for s in share], token_budget):
             batch = Batch.of([row["response"] for row in rows], policy.device)
             forward = run(policy, batch, Clean(), 0, 1.0)
-            for chosen in choose:
-                for sample, z in zip(batch.samples, embed(forward, chosen, by, drop, seed).cpu(), strict=True):
-                    found[places[id(sample)]].append(z)
-        return found
+            each = {name: embed(forward, part, by, drop, seed).cpu() for name, part in parts.items()}
+            found |= {id(sample): {name: z[i] for name, z in each.items()} for i, sample in enumerate(batch.samples)}
+        return [found[id(sample)] for sample in share]
 
     return policy.ranks.map(own, samples, cost=len)
-
-
-def mark_common(one: Sample, other: Sample, policy: Policy) -> None:
-    """Write into `per_token["common"]` of two samples which learnt tokens belong to their longest common subsequence, of
-    decoded tokens; those without an embedding are left out."""
-    places = [embedded_places(s) for s in (one, other)]
-    words = [
-        [policy.format.decode([s.ids[p]]) for p in at.tolist()] for s, at in zip((one, other), places, strict=True)
-    ]
-    for sample, at, shared in zip((one, other), places, common(*words), strict=True):
-        sample.per_token[COMMON] = torch.zeros(len(sample), dtype=torch.bool)
-        sample.per_token[COMMON][at] = torch.tensor(shared, dtype=torch.bool)
 
 
 # -- the term ----------------------------------------------------------------------------------------------------------
@@ -183,72 +157,56 @@ class Contrast(Meeting):
         for what, value, known in (("signal", self.signal, SIGNALS), ("pooling", self.pooling, POOLS)):
             if value not in known:
                 raise unknown(what, value, known)
-        if self.temperature <= 0:
-            raise WhetError(f"contrast: temperature must be above 0, not {self.temperature:g}")
-        if not 0 <= self.drop < 1:
-            raise WhetError(f"contrast: drop is a share from 0 to below 1, not {self.drop:g}")
+        if self.temperature <= 0 or not 0 <= self.drop < 1:
+            raise WhetError(f"contrast: temperature must be above 0 and drop a share from 0 to below 1, not "
+                            f"{self.temperature:g} and {self.drop:g}")  # fmt: skip
         if self.mask_broadcast and self.signal != "positive":
             raise WhetError("contrast: mask_broadcast is of the released positive signal; set signal=positive")
         self.name = self.name or f"contrast_{self.signal}"
+        self.anchor, self.parts = SIGNALS[self.signal]
 
     def chosen(self, row: Row) -> bool:
         """Whether the row's l_i is learnt. Known before any forward, so that the count is."""
         sample, accuracy = row["response"], row.numbers["accuracy"]
-        if self.signal == "positive":
-            return accuracy > 0.5 and _has(row, CHAIN) and len(embedded_places(sample)) > 0
-        if not accuracy <= 0.5 or not _has(row, REST):  # NaN could not be judged
+        if self.anchor not in row.vectors or not bool(row.vectors[self.anchor].any()):  # that of no token is zero
             return False
-        shared = sample.per_token[COMMON][embedded_places(sample)]
-        return bool(shared.any()) and not bool(shared.all())
+        if self.signal == "positive":
+            return accuracy > 0.5 and len(embedded_places(sample)) > 0
+        at = embedded_places(sample)
+        return accuracy <= 0.5 and all(bool(sample.per_token[part][at].any()) for part in self.parts)
 
     def count(self, rows: Sequence[Row], budget: int = 0) -> float:
         """The rows chosen; 0 for a lone row, which has nothing to be told apart from."""
         number = sum(map(self.chosen, rows)) if len(rows) > 1 else 0
         return float(bool(number) if self.mask_broadcast else number)
 
-    def active(self, rows: Sequence[Row]) -> bool:
-        return self.count(rows) > 0
-
     def represent(self, ctx: Context) -> Tensor:
-        """z2; of the negative signal z2 and z3 side by side."""
-        forward, how = ctx.forward("response"), (self.pooling, self.drop, ctx.seed)
-        if self.signal == "positive":
-            found = embed(forward, None, *how)
-        else:
-            parts = (lambda s: s.per_token[COMMON], lambda s: ~s.per_token[COMMON])
-            found = torch.cat([embed(forward, part, *how) for part in parts], 1)
-        chosen = [self.chosen(row) for row in ctx.rows]
-        near = torch.cosine_similarity(self._annotated(ctx.rows, found), found[:, : self._width(found)], dim=-1)
-        ctx.log(f"{self.name}/cosine", near[torch.tensor(chosen, device=near.device)])
-        return found
+        """The embeddings of the answer's parts, side by side."""
+        forward = ctx.forward("response")
+        found = [embed(forward, part, self.pooling, self.drop, ctx.seed) for part in self.parts]
+        near = torch.cosine_similarity(self._annotated(ctx.rows, found[0]), found[0], dim=-1)
+        ctx.log(f"{self.name}/cosine", near[self._mask(ctx.rows, near)])
+        return torch.cat(found, 1)
 
     def losses(self, states: Tensor, rows: Sequence[Row]) -> Tensor:
-        chosen = torch.tensor([self.chosen(row) for row in rows], device=states.device)
+        chosen = self._mask(rows, states)
         if not bool(chosen.any()):
             return 0.0 * states.sum(1)
-        first, z = self._annotated(rows, states), states[:, : self._width(states)]
-        held = states.detach() if self.detach_negatives else states
-        if self.signal == "positive":
-            among = torch.tensor([len(embedded_places(row["response"])) > 0 for row in rows], device=states.device)
-            found = info_nce(first, z, [(first, held)], among, self.temperature, self.cap)
-        else:
-            shared, rest = held.chunk(2, 1)
-            found = info_nce(first, z, [(shared, shared), (shared, rest)], chosen, self.temperature, self.cap)
+        first = states.chunk(len(self.parts), 1)[0]
+        keys = (states.detach() if self.detach_negatives else states).chunk(len(self.parts), 1)
+        anchor = self._annotated(rows, first)
+        positive = self.signal == "positive"
+        query, among = (anchor, states.detach().any(1)) if positive else (keys[0], chosen)
+        found = info_nce(anchor, first, query, keys, among, self.temperature, self.cap)
         return found if self.mask_broadcast else torch.where(chosen, found, 0.0)
 
-    def _width(self, states: Tensor) -> int:
-        return states.shape[1] // (1 if self.signal == "positive" else 2)
+    def _mask(self, rows: Sequence[Row], like: Tensor) -> Tensor:
+        return torch.tensor([self.chosen(row) for row in rows], device=like.device)
 
-    def _annotated(self, rows: Sequence[Row], states: Tensor) -> Tensor:
+    def _annotated(self, rows: Sequence[Row], like: Tensor) -> Tensor:
         """(b, D) z1 of each row; zero where it has none."""
-        none = states.new_zeros(self._width(states))
-        name = CHAIN if self.signal == "positive" else REST
-        return torch.stack([row.vectors.get(name, none).to(none) for row in rows])
-
-
-def _has(row: Row, name: str) -> bool:
-    """Whether its annotation has such an embedding; that of no token is zero."""
-    return name in row.vectors and bool(row.vectors[name].any())
+        none = like.new_zeros(like.shape[1])
+        return torch.stack([row.vectors.get(self.anchor, none).to(none) for row in rows])
 
 
 contrast = Contrast

@@ -111,6 +111,9 @@ class Meeting(Term):
 
     behaviour: ClassVar[bool] = False
 
+    def active(self, rows: Sequence[Row]) -> bool:
+        return self.count(rows) > 0
+
     def represent(self, ctx: Context) -> Tensor:
         """(b, D) what each row of the micro-batch brings; the same where it is asked for twice."""
         raise NotImplementedError

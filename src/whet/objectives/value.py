@@ -17,35 +17,19 @@ from whet.objectives.forward import Context, Forward
 from whet.objectives.objective import Term
 
 
-def value_head(policy: Policy) -> nn.Linear:
-    """A linear head h -> 1 for `Stage(modules={"value": value_head})`.
+def value_head(policy: Policy, width: int = 0) -> nn.Linear | nn.Sequential:
+    """A head h -> 1 for `Stage(modules={"value": value_head})`; with a `width` two layers h -> width -> 1, a relu between.
 
     It starts near V = 0, but not at 0: through a zero head no gradient of the value loss would reach the backbone.
     """
-    width = policy.model.get_output_embeddings().weight.shape[1]
-    head = nn.Linear(width, 1)
-    nn.init.normal_(head.weight, std=0.1 / width**0.5, generator=torch.Generator().manual_seed(0))
-    nn.init.zeros_(head.bias)
-    dtype = torch.float64 if policy.dtype == torch.float64 else torch.float32
-    return head.to(policy.device, dtype)
-
-
-class MlpHead(nn.Module):
-    """V = w relu(u) + b with u = W h + c: the (N, width) activations u, before the relu, can stand for the tokens."""
-
-    def __init__(self, hidden: int, width: int) -> None:
-        super().__init__()
-        self.embed, self.out = nn.Linear(hidden, width), nn.Linear(width, 1)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self.out(self.embed(hidden).relu())
-
-
-def mlp_value_head(policy: Policy, width: int = 64) -> MlpHead:
-    """Two layers h -> width -> 1, near V = 0 at the start; for other widths `partial(mlp_value_head, width=...)`."""
-    head = MlpHead(policy.model.get_output_embeddings().weight.shape[1], width)
-    nn.init.normal_(head.out.weight, std=0.1 / width**0.5)
-    nn.init.zeros_(head.out.bias)
+    last = nn.Linear(width or policy.model.get_output_embeddings().weight.shape[1], 1)
+    layers = [nn.Linear(policy.model.get_output_embeddings().weight.shape[1], width), last] if width else [last]
+    generator = torch.Generator().manual_seed(0)
+    for layer in layers:
+        scale = 0.1 if layer is last else 1.0
+        nn.init.normal_(layer.weight, std=scale / layer.in_features**0.5, generator=generator)
+        nn.init.zeros_(layer.bias)
+    head = nn.Sequential(layers[0], nn.ReLU(), last) if width else last
     return head.to(policy.device, torch.float64 if policy.dtype == torch.float64 else torch.float32)
 
 

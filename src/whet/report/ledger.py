@@ -169,6 +169,8 @@ def _with_interval(metric: str, found: Mapping[str, Any] | None, signed: bool = 
 
 
 def _paper(verdict: Mapping[str, Any]) -> str:
+    if not verdict["paper"]:
+        return "a comparison of Whet's own"
     found = paper(verdict["paper"])
     return f"[{_escape(found.title)}]({found.url})"
 

@@ -11,19 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from whet.rewards.reward import Reward, accuracy, each, gate
+from whet.tasks.alignment import common
 from whet.tasks.outline import titles
 
 SHARED = 0.3  # of the shorter title's words
-
-
-def common(a: Sequence[str], b: Sequence[str]) -> int:
-    """The length of the longest common subsequence."""
-    row = [0] * (len(b) + 1)
-    for x in a:
-        last = row[:]
-        for j, y in enumerate(b, 1):
-            row[j] = last[j - 1] + 1 if x == y else max(last[j], row[j - 1])
-    return row[-1]
 
 
 def found(wanted: str, among: Sequence[str]) -> bool:
@@ -31,7 +22,7 @@ def found(wanted: str, among: Sequence[str]) -> bool:
     a = wanted.lower()
     for other in map(str.lower, among):
         shorter = min(len(a.split()), len(other.split()))
-        if a in other or common(a.split(), other.split()) / shorter > SHARED:
+        if a in other or sum(common(a.split(), other.split())[0]) / shorter > SHARED:
             return True
     return False
 

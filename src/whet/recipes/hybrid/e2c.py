@@ -11,7 +11,10 @@ A plan is the solution's steps without what they compute (`teacher=task`), or wh
 and few are carried out (`decode`, see `decoding/exploring.py`). Weight 1 without coverage is grpo.
 
 Departures: an answer without a plan is left at weight 1, where the released code weights all of it (`missing=whole`), which
-learns most from leaving the plan out; stages 2 and 3 are short, and the second is off by default.
+learns most from leaving the plan out; stages 2 and 3 are short, and the second is off by default. Both take grpo's switches:
+`dynamic=true` is DAPO's sampling, `overlong_buffer` its soft punishment, which the release has on. One plan at random is
+`decode=all explore=1`. An answer is wherever the task finds it, not within the last 300 characters. A loop that revises its
+plan after execution, and coefficients of entropy and KL for each part (0 in the release), are not here.
 
     whet run e2c
     whet run e2c decode=cluster explore=16

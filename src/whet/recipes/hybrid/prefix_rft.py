@@ -10,7 +10,10 @@ A prefix that leads to a right answer is learnt where the policy was unsure of i
 the policy's own at every token (no probabilities of a demonstrator are used). With L = 0 this is Dr.GRPO.
 
 Not as in the release: the prefix is cut in tokens and not decoded; its tokens are ranked within their answer, not within a
-micro-batch; sums are divided by (answers x budget) of the whole batch.
+micro-batch; sums are divided by (answers x budget) of the whole batch; there is no second clip at a ratio of 3. Its further
+switches are not here: l from a beta distribution, a baseline of their own for answers with a prefix, prefix tokens without a clip or
+with reshaped advantages (LUFFY's shape is in `luffy`), and continuations alone left out at the length limit (`filter_truncated=true`
+leaves out the whole answer).
 
 `luffy` (2504.14945) is the baseline with the whole demonstration as an answer of its group, whose tokens are learnt by
 -A p / (p + .1), without a ratio or a clip.

@@ -19,16 +19,14 @@ code, whose gathered embeddings carry no gradient and whose mask broadcasts); th
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
 
 from whet.errors import WhetError, unknown
 from whet.models.policy import Policy
-from whet.objectives.contrastive import CHAIN, COMMON, REST, Choice, contrast, embeddings, mark_common
+from whet.objectives.contrastive import CHAIN, OWN, REST, WHOLE, contrast, embeddings, mark_shared
 from whet.objectives.objective import Objective
-from whet.objectives.value import mlp_value_head
 from whet.recipes.recipe import Recipe, recipe
 from whet.recipes.reinforced.reft import reft
 from whet.records import Row
@@ -37,6 +35,7 @@ from whet.sources import Problems, Rollouts, Scope
 from whet.sources.collector import trim
 
 SIGNALS = {"positive": ("positive",), "negative": ("negative",), "both": ("positive", "negative")}
+HEAD = {"value_width": 64}
 
 
 class Annotated(Rollouts):
@@ -57,17 +56,15 @@ class Annotated(Rollouts):
         rows = super().rows(problems, n, policy, scope)
         how = {**self.how, "seed": scope.seed}
         chains = [trim(policy.format.demonstration(scope.known[row.problem_id]), policy.max_length) for row in rows]
-        parts: dict[str, Choice | None] = {CHAIN: None}
-        if self.rest:
-            parts[REST] = lambda sample: ~sample.per_token[COMMON]
-            for row, chain in zip(rows, chains, strict=True):
-                mark_common(row["response"], chain, policy)
-        for row, found in zip(rows, embeddings(policy, chains, list(parts.values()), **how), strict=True):
-            row.vectors |= dict(zip(parts, found, strict=True))
+        parts = {CHAIN: WHOLE, **({REST: OWN} if self.rest else {})}
+        for row, chain in zip(rows if self.rest else (), chains if self.rest else (), strict=True):
+            mark_shared(row["response"], chain, policy)
+        for row, found in zip(rows, embeddings(policy, chains, parts, **how), strict=True):
+            row.vectors |= found
         if self.near:
-            answers = embeddings(policy, [row["response"] for row in rows], **how)
-            for row, (z,) in zip(rows, answers, strict=True):
-                row.numbers["near"] = float(torch.cosine_similarity(row.vectors[CHAIN], z, dim=0))
+            answers = embeddings(policy, [row["response"] for row in rows], {CHAIN: WHOLE}, **how)
+            for row, own in zip(rows, answers, strict=True):
+                row.numbers["near"] = float(torch.cosine_similarity(row.vectors[CHAIN], own[CHAIN], dim=0))
         return rows
 
 
@@ -81,7 +78,7 @@ def near_credit() -> Reward:
     return partial_credit(0.2) + gate(lambda a: a.verdict.status == "wrong", each("near", near))
 
 
-@recipe(paper="carft", parent="reft", task="chain-sum:level=4")
+@recipe(paper="carft", parent="reft", task="chain-sum:level=4", defaults=HEAD)
 def carft(
     weight: float = 0.1,
     signal: str = "positive",
@@ -92,7 +89,6 @@ def carft(
     detach_negatives: bool = False,
     mask_broadcast: bool = False,
     near_partial: bool = False,
-    width: int = 64,
     **training: Any,
 ) -> Recipe:
     """Contrastive reinforced fine-tuning: sampled chains are drawn to the annotated ones while PPO learns.
@@ -107,7 +103,6 @@ def carft(
         detach_negatives: no gradient through the denominator, as in the released code.
         mask_broadcast: sum over all answers wherever one is right, as in the released code.
         near_partial: pay wrong answers that were read 0.2 + 0.1 cos instead of `partial`.
-        width: of the value head's hidden layer.
     """
     if signal not in SIGNALS:
         raise unknown("signal", signal, SIGNALS)
@@ -115,14 +110,12 @@ def carft(
         if training.get("partial") or training.get("reward"):
             raise WhetError("carft: near_partial says what wrong answers are worth; leave partial and reward away")
         training |= {"partial": 0.0, "reward": near_credit()}
-    warm_up, stage = reft(**training).stages
+    warm_up, stage = reft(**{**HEAD, **training}).stages
     (update,) = stage.updates
     if weight and stage.batch * stage.collect.group < 2 * update.minibatches:
         raise WhetError("carft: an answer is told apart from the others of its minibatch; sample two or more for each")
-    stage.modules = {"value": partial(mlp_value_head, width=width)}
     if weight or near_partial:
-        rollouts = stage.collect
-        stage.collect = Annotated(rollouts.group, rollouts.budget if rollouts.own_budget else 0, rollouts.temperature,
+        stage.collect = Annotated(stage.collect.group, training.get("max_new_tokens", 0), stage.collect.temperature,
                                   rest=bool(weight) and signal != "positive", near=near_partial, by=pooling, drop=drop)  # fmt: skip
     names = SIGNALS[signal]
     terms = [contrast(one, contrast_temperature, cap, pooling, drop, detach_negatives, mask_broadcast) for one in names]

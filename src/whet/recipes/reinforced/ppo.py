@@ -4,12 +4,14 @@
     delta_t = r_t + gamma V_{t+1} - V_t;   A_t = delta_t + gamma lambda A_{t+1};   R_t = A_t + V_t
     L = clipped policy loss on whitened A + c_v (half the clipped squared error of V to R)
 
-The value head is linear on the policy's last hidden state and shares the backbone.
+The value head reads the policy's last hidden state and shares the backbone; it is linear, or has a hidden layer.
 
     whet run ppo --task chain-sum
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 from whet.advantages import AdaptiveKL, generalized_advantage
 from whet.errors import WhetError
@@ -33,6 +35,7 @@ def ppo(
     clip: float = 0.2,
     value_clip: float = 0.2,
     value_weight: float = 0.1,
+    value_width: int = 0,
     kl: float = 0.0,
     kl_target: float = 0.0,
     epochs: int = 2,
@@ -56,6 +59,7 @@ def ppo(
         clip: epsilon of the policy ratio.
         value_clip: how far a value may move in one batch.
         value_weight: weight of the value loss (half the squared error).
+        value_width: width of the value head's hidden layer; 0 is a linear head.
         kl: beta of the KL to the starting policy inside the reward; 0 keeps no reference model.
         kl_target: adapt beta to hold this KL (nats a token); 0 keeps beta fixed.
         epochs: passes over a batch of answers.
@@ -68,6 +72,8 @@ def ppo(
     """
     if kl_target and not kl:
         raise WhetError("ppo: kl_target adapts kl, which must be above 0 to begin with")
+    if value_width < 0:
+        raise WhetError(f"ppo: value_width is the width of a hidden layer, or 0 for none, not {value_width}")
     coefficient = AdaptiveKL(kl, kl_target) if kl_target else kl
     objective = policy_gradient(clip=(clip, clip), dual_clip=dual_clip or None, normalise=normalise)
     update = Update(
@@ -80,7 +86,7 @@ def ppo(
             reward=load_reward(reward) if isinstance(reward, str) else reward or accuracy(),
             advantage=generalized_advantage(gamma, lam, coefficient),
             updates=[update],
-            modules={"value": value_head},
+            modules={"value": partial(value_head, width=value_width)},
             steps=steps,
             batch=batch,
             name="ppo",

@@ -12,10 +12,15 @@ passes over one answer a question.
 `online-self-training` learns the right ones of its own answers as they come, beside the gold chains; `offline-self-training` those
 of the warm-up, from the base again.
 
+Where a question has choices a guess is often right, and is paid though its chain is wrong: that is the paper's hacking of multiple
+choice. A wrong choice earns 0.1 too, as in the release, or nothing (`partial_numeric_only=true`).
+
 Departures: chains are the task's text, not programs that are run; numbers are right exactly unless the verifier allows a distance
 (`--verifier number:0.01` is the release's); rates of small models are higher, and 16 answers a question stand for 100 offline.
+Answers vote (majority@k) and are not ranked by a reward model.
 
     whet run reft --task chain-sum:level=4
+    whet run reft --task logic:level=5,form=choice
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ train each task until the same accuracy (`until=0.8`), and look at `moved`.
 
 Departures: K is the group size, and the threshold is that one answer is right, by accuracy alone; neither was to be had.
 Rewards are accuracy without format points. The tasks are text, not images, and held-out benchmarks are the run's `others`.
+Of the paper's analysis there is how far the weights moved (`moved`) and, in every step, the share of groups whose reward does not vary
+(`dead_groups`); the change weighed by a Fisher matrix of the earlier tasks is not measured.
 
     whet run rif-rft
     whet run continual-sft tasks="chain-sum;lists:level=3" until=0.8 eval_every=5
