@@ -30,9 +30,9 @@ def tiny_policy() -> Callable[..., Any]:
     return tiny.tiny_policy
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """Tiny tensors are slower on several threads, and sums in a fixed order are the same everywhere."""
+    """Tiny tensors are slower on several threads, and sums in a fixed order are the same everywhere. A run before may have set more."""
     torch.set_num_threads(1)
 
 

@@ -17,6 +17,7 @@ from whet import __version__
 from whet.errors import WhetError
 from whet.terminal.compare import add_commands as add_compare_commands
 from whet.terminal.runs import add_commands as add_run_commands
+from whet.terminal.weights import add_commands as add_weights_commands
 
 TRAIN, LOOK, LIST, MAKE = "Train and use", "Look before you train", "What there is", "Make"
 METHOD, RUN, EVALUATION, MACHINE = "What is learnt", "The run", "Evaluation", "The machine"
@@ -42,7 +43,7 @@ SETTINGS: dict[str, Setting] = {
     "verifier": (str, METHOD, "of a file task: exact, number, math, choice, regex:..., FILE.py:FUNCTION", None),
     "validation": (str, METHOD, "a file task's validation file; else 10 % by hash of the prompt", None),
     "test": (str, METHOD, "a file task's test file; else 10 % by hash of the prompt", None),
-    "weights": (str, METHOD, "which weights move: full, lora, rslora, dora; lora:rank=8,alpha=16", "full"),
+    "weights": (str, METHOD, "which weights move: full, lora, lift, hft:share=0.5 ...; see `whet weights`", "full"),
     "seed": (int, METHOD, "root of all randomness", 0),
     "track": (str, RUN, "send the numbers to tensorboard, wandb, trackio or mlflow too", None),
     "budget": (str, RUN, "ends the run instead of steps: flops:2e13, tokens:1e6, steps:100, minutes:5", None),
@@ -59,6 +60,7 @@ SETTINGS: dict[str, Setting] = {
     "others": (list[str], EVALUATION, "tasks, or a suite of them, whose accuracy shows what is forgotten; none: forgetting/1", None),
     "others_n": (int, EVALUATION, "test problems of each of them", 256),
     "others_look_n": (int, EVALUATION, "the same at each evaluation during training; 0 leaves them out", 0),
+    "probes": (list[str], EVALUATION, "numbers besides accuracy, at each look and at the end: drift, confident-wrong", None),
     "device": (str, MACHINE, "auto, cpu, cuda, cuda:1, mps", "auto"),
     "dtype": (str, MACHINE, "float32, bfloat16, float64, or mixed (fp32 weights, bf16 forwards)", "float32"),
     "activation_checkpointing": (bool, MACHINE, "recompute activations in the backward to save memory", False),
@@ -303,6 +305,7 @@ def base_sheet(
 
 add_compare_commands(app, TRAIN)
 add_run_commands(app, LIST)
+add_weights_commands(app, LIST, LOOK, MAKE)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -27,7 +27,9 @@ class RunConfig(BaseModel):
     )
     validation: str | None = Field(None, description="a file task's validation file; else 10 % by hash of the prompt")
     test: str | None = Field(None, description="a file task's test file; else 10 % by hash of the prompt")
-    weights: str = Field("full", description="which weights move: full, lora, rslora, dora; lora:rank=8,alpha=16")
+    weights: str = Field(
+        "full", description="which weights move: full, lora, lift, hft:share=0.5 ...; see `whet weights`"
+    )
     seed: int = Field(0, description="root of all randomness")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     dtype: str = Field("float32", description="float32, bfloat16, float64, or mixed (fp32 weights, bf16 forwards)")
@@ -56,6 +58,9 @@ class RunConfig(BaseModel):
     )
     others_n: int = Field(256, ge=1, description="test problems of each of them")
     others_look_n: int = Field(0, ge=0, description="the same at each evaluation during training; 0 leaves them out")
+    probes: list[str] | None = Field(
+        None, description="numbers besides accuracy, at each look and at the end: drift, confident-wrong"
+    )
 
     @classmethod
     def make(cls, values: dict[str, Any]) -> RunConfig:

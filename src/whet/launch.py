@@ -22,6 +22,7 @@ from whet.evaluation import continual, metrics
 from whet.evaluation.continual import Stream
 from whet.evaluation.evaluate import Evaluator, Plan, sample_rows
 from whet.evaluation.forgetting import suite_of, tasks_of
+from whet.evaluation.probes import get_probes
 from whet.models import base
 from whet.models.policy import Policy
 from whet.ranks import Ranks, together
@@ -147,15 +148,19 @@ class Run:
             check_splits(trained, evaluates=config.eval_every > 0)
             check_gold(trained)
         self.weights = get_weights(config.weights)
+        own = [stage.weights.name for stage in self.recipe.stages if stage.weights]
+        if own and config.weights != "full":
+            raise WhetError(f"recipe '{config.recipe}' says itself which weights move ({', '.join(dict.fromkeys(own))}); leave "
+                            f"--weights {config.weights} out")  # fmt: skip
         self.plan = self._plan()
-        self.evaluator = Evaluator(self.task, self.plan, self.recipe.answering)
+        self.evaluator = Evaluator(self.task, self.plan, self.recipe.answering, get_probes(config.probes or ()))
         if self.ranks.first:
             _made(config.model)
         self.ranks.broadcast(None)  # the others find it made
         self.policy = base.load(_made(config.model), device=config.device, dtype=config.dtype)
         self.policy.ranks = self.ranks
         self.hash = base.weights_hash(self.policy.model)
-        self.recipe.answering.bind(self.policy)
+        self.evaluator.bind(self.policy)
         for what, name, now in (
             ("model_hash", self.policy.name, self.hash),
             ("data_hash", self.task.spec(), self.data()),
@@ -260,7 +265,7 @@ class Run:
             both = {"greedy": greedy.as_dict(), "sampled": sampled.as_dict() if sampled else None}
             write_atomic(self.folder.path / f"matrix-{when}.json", json.dumps(plain(both)))
         summary = metrics.summary(greedy, sampled) | self.evaluator.measures(self.policy)
-        return summary, self.evaluator.forgetting(self.policy)
+        return summary | self.evaluator.probed(self.policy, greedy), self.evaluator.forgetting(self.policy)
 
     def _stream(self) -> Stream | None:
         """What is measured between the stages of a recipe that trains on tasks in turn."""

@@ -80,6 +80,10 @@ def plain_answers(model: Any, policy: Policy, n: int = 6) -> list[list[int]]:
 @pytest.mark.parametrize(("weights", "kind", "style"), MODELS, ids=[m[0][:4] for m in MODELS])
 @pytest.mark.parametrize("name", RECIPES)
 def test_it_trains_saves_loads_and_resumes(name: str, weights: str, kind: str, style: str, tmp_path: Path) -> None:
+    if weights != "full" and any(stage.weights for stage in get_recipe(name)(**arguments(name)).stages):
+        with pytest.raises(WhetError, match="says itself which weights move"):
+            launch(name, tmp_path / "whole", weights, kind, style)
+        return
     done = launch(name, tmp_path / "whole", weights, kind, style)
     assert done.progress.finished
     folder = tmp_path / "whole" / "model"

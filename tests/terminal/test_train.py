@@ -14,9 +14,9 @@ from whet.objectives.forward import chunk_tokens
 from whet.recipes.recipe import get_recipe
 from whet.tasks import get_task
 from whet.terminal.inspect import reflowed, written
-from whet.terminal.memory import activations, estimate, trainable
+from whet.terminal.memory import activations, estimate
 from whet.terminal.train import config_of, read_pairs, split_specs
-from whet.training.optimizer import Rate
+from whet.training.optimizer import AdamW, Rate
 from whet.weights import get_weights
 
 
@@ -70,12 +70,26 @@ def test_paragraphs_are_reflowed_and_equations_are_not() -> None:
     assert reflowed(text) == "One paragraph.\n\n    a = b\n    c = d\n\n| a | b |\n| - | - |"
 
 
-@pytest.mark.parametrize("spec", ["full", "lora:rank=4", "rslora:rank=2", "dora:rank=4"])
-def test_the_estimate_counts_what_moves(spec: str) -> None:
-    policy = tiny_policy()
-    counted = trainable(policy.model, get_weights(spec))
-    get_weights(spec).attach(policy, 0)
-    assert counted == sum(p.numel() for p in policy.trainable_parameters().values())
+@pytest.mark.parametrize("kind", ["qwen3", "gpt2"])
+@pytest.mark.parametrize(
+    "spec", ["full", "lora:rank=4", "rslora:rank=2", "dora:rank=4", "norms", "layers", "lift:rank=4", "hft:seed=0"]
+)
+def test_the_estimate_counts_what_moves(spec: str, kind: str) -> None:
+    policy, weights = tiny_policy(kind), get_weights(spec)
+    counted = weights.cost(policy.model)
+    weights.attach(policy, 0)
+    weights.at_stage_start(policy)
+    moving = policy.trainable_parameters()
+    assert counted.gradients == sum(p.numel() for p in moving.values())
+    optimizer = weights.optimizer(lambda chosen: AdamW().build(chosen, policy.size(), moving), moving)
+    for p in moving.values():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    state = optimizer.state_dict()["state"].values()
+    assert counted.moving == sum(s["exp_avg"].numel() for s in state)
+    held = sum(t.numel() * t.element_size() for s in state for t in s.values() if t.dim())
+    held += sum(t.numel() * t.element_size() for t in getattr(optimizer, "places", {}).values())
+    assert counted.optimizer() == held, "bytes of moments and places"
 
 
 def test_the_estimate_states_the_logits_and_what_chunking_makes_of_them() -> None:

@@ -34,11 +34,13 @@ RL = {"steps": 4, "batch": 4, "group": 4}
 CASES: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "sft": ("sft", {"steps": 4, "batch": 4}, (2,)),
     "sft lora": ("sft", {"steps": 4, "batch": 4, "weights": "lora:rank=4"}, (2,)),
+    "sft lisa": ("sft", {"steps": 6, "batch": 4, "weights": "lisa:blocks=1,period=2"}, (1, 2, 3)),
     "sft best": ("sft", {"steps": 5, "batch": 4, "eval_every": 1}, (1, 4)),
     "grpo": ("grpo", RL, (2,)),
     "grpo kl": ("grpo", {**RL, "kl": 0.1}, (1,)),
     "grpo kl lora": ("grpo", {**RL, "kl": 0.1, "weights": "dora:rank=4"}, (2,)),
     "grpo minibatches": ("grpo", {**RL, "minibatches": 2, "epochs": 2, "kl": 0.1}, (2,)),
+    "grpo lisa": ("grpo", {**RL, "minibatches": 2, "kl": 0.1, "weights": "lisa:blocks=1,period=3"}, (2,)),
     "dapo": ("dapo", {**RL, "overlong_buffer": 4, "max_new_tokens": 9}, (2,)),
     "ppo": ("ppo", {**RL, "kl": 0.05, "kl_target": 0.01}, (2,)),
     "ppo lora": ("ppo", {**RL, "weights": "lora:rank=4"}, (2,)),

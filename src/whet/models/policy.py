@@ -7,7 +7,7 @@ import copy
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ class Policy:
             the head applied to the decoder's output must give the model's own logits.
         peft: the PEFT wrapper around `model`, where adapters were injected.
         fresh_adapters: whether they were made by this run, so that the policy without them is its first one.
+        resting: names of trainable parameters that do not move for the time being; see `rest`.
         ranks: the processes that share its work.
     """
 
@@ -57,6 +58,7 @@ class Policy:
         self.mixed = mixed
         self.peft: Any = None
         self.fresh_adapters = False
+        self.resting: frozenset[str] = frozenset()
         self.modules: nn.ModuleDict = nn.ModuleDict()
         generation = getattr(model, "generation_config", None)
         ends = getattr(generation, "eos_token_id", None)
@@ -95,7 +97,19 @@ class Policy:
             yield f"modules.{name}", parameter
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        return {n: p for n, p in self.named_parameters() if p.requires_grad}
+        """By name: what is trained, what rests for the time being among it."""
+        return {n: p for n, p in self.named_parameters() if p.requires_grad or n in self.resting}
+
+    def rest(self, names: Collection[str]) -> None:
+        """Let these of the trainable parameters rest, and all others move again.
+
+        What rests gets no gradient, and no optimizer keeps moments of it; it is still saved, copied and put back with what moves.
+        """
+        trainable = self.trainable_parameters()
+        self.resting = frozenset(names)
+        for name, parameter in trainable.items():
+            parameter.requires_grad_(name not in self.resting)
+        self.refresh()
 
     def refresh(self) -> None:
         """Recount after the set of trainable parameters changed."""
@@ -105,6 +119,7 @@ class Policy:
         """A copy that is not trained: with the weights and adapters of now, whatever becomes of this one."""
         copied = copy.copy(self)
         copied.model, copied.peft, copied.sampler = copy.deepcopy(self.model), None, None
+        copied.resting = frozenset()
         copied.model.requires_grad_(False).eval()
         return copied
 

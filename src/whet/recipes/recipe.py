@@ -24,6 +24,7 @@ from whet.errors import WhetError, unknown
 from whet.sources import Answering
 from whet.tasks import Task
 from whet.training.stage import Stage
+from whet.weights import Weights
 
 HOW_TO_PROVIDE = {
     "demonstrations": "rows with an answer or a completion",
@@ -60,6 +61,12 @@ class Recipe:
     stages: list[Stage]
     answering: Answering = field(default_factory=Answering)
     stream: tuple[str, ...] = ()
+
+    def moving(self, weights: Weights) -> Recipe:
+        """The same stages, of which a recipe says itself what moves."""
+        for stage in self.stages:
+            stage.weights = weights
+        return self
 
     def check(self, task: Task) -> None:
         """Refuse a task that lacks what a stage needs, by name and with the way to provide it."""

@@ -5,7 +5,7 @@ from whet.sources.attempts import Attempt, Attempts, error_cause, error_type, fe
 from whet.sources.bandit import Bandit
 from whet.sources.buffers import Buffer, Demonstrated
 from whet.sources.choices import ByScore, Choices, Justify
-from whet.sources.collector import Collector, Demonstrations, Scope, Stored
+from whet.sources.collector import Collector, Demonstrations, Scope, Stored, calibration_rows
 from whet.sources.conditioning import Conditioned
 from whet.sources.curation import Curated, Filter, Subset
 from whet.sources.curriculum import Ordered, category_of
@@ -78,6 +78,7 @@ __all__ = [
     "answered",
     "ask",
     "ask_members",
+    "calibration_rows",
     "category_of",
     "distinct",
     "error_cause",

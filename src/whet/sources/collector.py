@@ -10,8 +10,9 @@ from whet.errors import WhetError
 from whet.models.policy import Policy
 from whet.records import Row, Sample
 from whet.sampling.sampler import SamplingSettings
-from whet.sources.problems import Problems, epochs
-from whet.tasks import Problem, Task
+from whet.seeds import seed_for
+from whet.sources.problems import Problems, Uniform, epochs
+from whet.tasks import Problem, Task, get_task
 
 
 @dataclass
@@ -106,6 +107,18 @@ class Demonstrations(Collector):
             policy.format.demonstration(p, rationale=self.rationale, answer_first=self.answer_first) for p in drawn
         ]
         return [Row({"response": trim(s, policy.max_length)}) for s in samples]
+
+
+def calibration_rows(policy: Policy, own: Task, seed: int, n: int, task: str = "") -> list[Row]:
+    """`n` demonstrations of a named task, or of the `own` one, drawn beside those that are learnt from."""
+    source = get_task(task) if task else own
+    if "demonstrations" not in source.provides():
+        raise WhetError(
+            f"weights calibrate on demonstrations, and task '{source.name}' has none: provide rows with an answer"
+        )
+    problems = Uniform()
+    problems.bind(source, seed_for(seed, "calibration"))
+    return Demonstrations().rows(problems, n, policy, Scope(source, 0))
 
 
 class Stored(Collector):

@@ -21,7 +21,7 @@ from whet.sampling.native import NativeSampler
 from whet.tasks import Task
 from whet.terminal.console import amount, memory, table
 from whet.training.stage import Stage
-from whet.weights import Lora, Weights, get_weights
+from whet.weights import get_weights
 
 BYTES = {"float32": 4, "mixed": 4, "float64": 8, "bfloat16": 2}
 MOST_CACHE = 4 << 30  # of the native sampler on a CPU; on a GPU it takes a third of what is free
@@ -47,14 +47,16 @@ def estimate(model: nn.Module, stages: Sequence[Stage], task: Task, config: RunC
     low = 2 if config.dtype == "mixed" else size  # of activations
     shape: Any = getattr(model, "config", None)
     parameters = sum(p.numel() for p in model.parameters())
-    moving = trainable(model, get_weights(config.weights))
+    own = {id(s.weights): s.weights for s in stages if s.weights} or {0: get_weights(config.weights)}
+    cost = max((weights.cost(model) for weights in own.values()), key=lambda c: c.optimizer(size))
+    moments = f"two moments of AdamW for each of {amount(cost.moving)} entries"
     items = [
         Item("weights", parameters * size, f"{amount(parameters)} parameters x {size} bytes"),
-        Item("gradients", moving * size, f"{amount(moving)} parameters move"),
-        Item("optimizer", 2 * moving * size, "two moments of AdamW"),
+        Item("gradients", cost.gradients * size, f"{amount(cost.gradients)} parameters have one"),
+        Item("optimizer", cost.optimizer(size), moments + (", and their places" if cost.places else "")),
     ]
     wants = frozenset().union(*(s.wants() for s in stages))
-    if wants & {"reference", "reference_logprob"} and config.weights == "full":
+    if wants & {"reference", "reference_logprob"} and not all(weights.injects for weights in own.values()):
         items.append(Item("reference", parameters * size, "a frozen copy"))
     tokens = token_budget(config.token_budget, pick_device(config.device).type)
     per_token, how = activations(shape, config.activation_checkpointing)
@@ -68,15 +70,6 @@ def estimate(model: nn.Module, stages: Sequence[Stage], task: Task, config: RunC
     items.append(Item("logits", chunk, how))
     items.append(_cache(model, stages, task, form, size))
     return items
-
-
-def trainable(model: nn.Module, weights: Weights) -> int:
-    """How many parameters move."""
-    if not isinstance(weights, Lora):
-        return sum(p.numel() for p in model.parameters())
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
-    matrices = [m.weight for m in model.modules() if isinstance(m, nn.Linear) and m is not head]
-    return sum(weights.rank * sum(w.shape) + (w.shape[0] if weights.name == "dora" else 0) for w in matrices)
 
 
 def activations(shape: Any, checkpointing: bool) -> tuple[float, str]:

@@ -79,8 +79,8 @@ def config_of(recipe: str | None, words: Sequence[str], settings: Mapping[str, A
     if recipe is None:
         raise WhetError("name a recipe (see `whet recipes`), a run.yaml, or --resume DIR")
     given = dict(settings)
-    if "others" in given:
-        given["others"] = split_specs(given["others"])
+    for name in {"others", "probes"} & given.keys():
+        given[name] = split_specs(given[name])
     arguments: dict[str, Any] = read_pairs(words)
     if recipe.endswith((".yaml", ".yml")):
         config, _ = RunConfig.read(Path(recipe))

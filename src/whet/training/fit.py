@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from whet.ranks import together
 from whet.records import Row
 from whet.runs import RunFolder
 from whet.seeds import seed_for
-from whet.sources import Scope
+from whet.sources import Scope, calibration_rows
 from whet.tasks import Task
 from whet.training import checkpoint
 from whet.training.budget import Pace
@@ -73,6 +74,8 @@ class Fit:
         self._best: dict[str, Tensor] = {}
         self._attached: Weights | None = None
         self._same_weights = len({id(self._stage_weights(s)) for s in self.stages}) == 1
+        redrawn = len(self.stages) > 1 and self._stage_weights(self.stages[0]).redraws
+        self._same_parameters = self._same_weights and not redrawn
         for index, stage in enumerate(self.stages):
             stage.check()
             if stage.reward is not None:
@@ -118,6 +121,7 @@ class Fit:
             if self.progress.over or not self._run_stage(self.stages[index]):
                 break
             if index < len(self.stages) - 1:
+                self._stage_weights(self.stages[index]).at_stage_end(self.policy)
                 self._measure()
         else:
             self.progress.finished = True
@@ -159,7 +163,6 @@ class Fit:
                 self._save()
             if told or progress.stopped_early:
                 return False
-        self._stage_weights(stage).at_stage_end(self.policy)
         return True
 
     def _step(self, stage: Stage) -> dict[str, Any]:
@@ -180,6 +183,7 @@ class Fit:
     def _end(self) -> None:
         if self.options.keep == "best" and self._best and self.progress.best_step != self.progress.total:
             write_weights(self.policy, self._best)
+        self._stage_weights(self.stages[self.progress.stage]).at_stage_end(self.policy)
         if len(self.progress.measured) == self.progress.stage + 1:  # not so where a run that had ended is only saved
             self._measure()
         self._save()
@@ -221,13 +225,16 @@ class Fit:
                 # answers are announced otherwise from here on: the best ones so far were to another prompt
                 self._best, self.progress.best, self.progress.best_step = {}, float("-inf"), -1
             if stage.start == "base":
+                self._stage_weights(stage).before_rewind(self.policy, self._base)
                 write_weights(self.policy, self._base)
         self._announce(stage)
         self._make_reference(index, stage, fresh=state is None)
         weights = self._stage_weights(stage)
-        weights.at_stage_start(self.policy)
-        if state is not None:
+        if state is None:
+            weights.at_stage_start(self.policy)
+        else:
             write_weights(self.policy, state["weights"])
+            weights.load_state_dict(state["parts"]["weights"])
         self.guards.enter(stage, self.policy)
         before = self.learners if stage.carry and state is None else []
         self.learners = [
@@ -243,7 +250,6 @@ class Fit:
         if state is not None:
             parts = state["parts"]
             stage.load_state_dict(parts["stage"])
-            weights.load_state_dict(parts["weights"])
             self.step.references.load_state_dict(parts["references"])
             self.guards.load_state_dict(parts["guards"])
             for learner, saved in zip(self.learners, parts["learners"], strict=True):
@@ -257,6 +263,7 @@ class Fit:
 
     def _attach(self, stage: Stage) -> None:
         weights = self._stage_weights(stage)
+        weights.bind(partial(calibration_rows, self.policy, stage.task or self.task, self.options.seed))
         if weights is not self._attached:
             weights.attach(self.policy, self.options.seed)
             self._attached = weights
@@ -382,7 +389,7 @@ class Fit:
     # -- weights ----------------------------------------------------------------------------------------------------
     def _copy_weights(self) -> dict[str, Tensor]:
         """Copies of everything that moves in any stage, by name (tied weights once)."""
-        return copy_weights(self.policy, moving=self._same_weights)
+        return copy_weights(self.policy, moving=self._same_parameters)
 
 
 __all__ = ["Evaluation", "Fit", "Observer", "Options", "Progress", "frozen_copy", "minibatches"]

@@ -17,7 +17,7 @@ from whet.records import Row
 from whet.seeds import rng_for
 from whet.training import metrics
 from whet.training.stage import Update
-from whet.weights import Weights
+from whet.weights import Packed, Weights
 
 
 class Learner:
@@ -47,7 +47,10 @@ class Learner:
         self.taken = 0
         self.skipped = 0
         self.parameters = self.policy.trainable_parameters()
-        self.optimizer = update.optimizer.build(self.parameters, self.policy.size())
+        size = self.policy.size()
+        self.optimizer = weights.optimizer(
+            lambda chosen: update.optimizer.build(chosen, size, self.parameters), self.parameters
+        )
         self.peak = update.optimizer.rate(self.policy.size())
 
     def step(self, rows: Sequence[Row], seed: int, where: str) -> dict[str, float]:
@@ -60,6 +63,8 @@ class Learner:
         rate = self.peak * self.update.optimizer.scale(self.position, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        for name in self.policy.resting:  # its moments begin anew when it moves again
+            self.optimizer.state.pop(self.parameters[name], None)
         found = self.accumulate(rows, seed, where)
         self.weights.after_grads(self.parameters)
         self.weights.mask(self.parameters)
@@ -78,6 +83,13 @@ class Learner:
         if list(before.parameters) != list(self.parameters):
             raise WhetError("an optimizer is carried on to a stage that trains other parameters (a value head came in, say); "
                             "begin a fresh one")  # fmt: skip
+        packed = [set(getattr(o, "places", ())) for o in (before.optimizer, self.optimizer)]
+        if packed[0] != packed[1]:
+            raise WhetError("the moments of chosen entries are not those of whole tensors: an optimizer is not carried on "
+                            "between masked weights and others")  # fmt: skip
+        if isinstance(self.optimizer, Packed) and isinstance(before.optimizer, Packed):
+            self.optimizer.carry(before.optimizer)
+            return
         held, own = before.optimizer.state_dict(), self.optimizer.state_dict()
         self.optimizer.load_state_dict({"state": held["state"], "param_groups": own["param_groups"]})
 

@@ -54,10 +54,17 @@ class AdamW:
     def rate(self, parameters: int) -> float:
         return self.lr.of(parameters) if isinstance(self.lr, Rate) else self.lr
 
-    def build(self, parameters: Mapping[str, nn.Parameter], size: int) -> torch.optim.Optimizer:
-        """The torch optimizer over named parameters; matrices decay, vectors (norms, biases) do not."""
-        matrices = [p for p in parameters.values() if p.dim() >= 2]
-        vectors = [p for p in parameters.values() if p.dim() < 2]
+    def build(
+        self, parameters: Mapping[str, nn.Parameter], size: int, like: Mapping[str, nn.Parameter] | None = None
+    ) -> torch.optim.Optimizer:  # fmt: skip
+        """The torch optimizer over named parameters; matrices decay, vectors (norms, biases) do not.
+
+        Args:
+            like: the parameters that these are entries of, where chosen entries were gathered into vectors.
+        """
+        like = like or parameters
+        matrices = [p for n, p in parameters.items() if like[n].dim() >= 2]
+        vectors = [p for n, p in parameters.items() if like[n].dim() < 2]
         groups = [{"params": matrices, "weight_decay": self.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
         return torch.optim.AdamW(
             [g for g in groups if g["params"]], lr=self.rate(size), betas=self.betas, eps=self.eps, fused=True

@@ -8,20 +8,7 @@ import torch
 from torch import Tensor
 
 from whet.models.policy import Policy
-
-
-def copy_weights(policy: Policy, *, moving: bool = True) -> dict[str, Tensor]:
-    """Copies on the CPU, by name (tied weights once): of what is trained, or of everything."""
-    chosen = policy.trainable_parameters() if moving else dict(policy.named_parameters())
-    return {own_name(n): p.detach().cpu().clone() for n, p in chosen.items()}
-
-
-@torch.no_grad()
-def write_weights(policy: Policy, weights: Mapping[str, Tensor]) -> None:
-    """Put copies back."""
-    own = {own_name(n): p for n, p in policy.named_parameters()}
-    for name, value in weights.items():
-        own[name].copy_(value)
+from whet.weights.snapshot import copy_weights, own_name, write_weights
 
 
 @torch.no_grad()
@@ -30,11 +17,6 @@ def distance(policy: Policy, weights: Mapping[str, Tensor]) -> float:
     own = {own_name(n): p for n, p in policy.named_parameters()}
     squares = [(own[name].detach().cpu().double() - value.double()).square().sum() for name, value in weights.items()]
     return float(torch.stack(squares).sum().sqrt())
-
-
-def own_name(name: str) -> str:
-    """A parameter's name whether or not adapters have been put around its layer since."""
-    return name.replace(".base_layer.", ".")
 
 
 def frozen_copy(policy: Policy, weights: Mapping[str, Tensor]) -> Policy:
@@ -46,3 +28,6 @@ def frozen_copy(policy: Policy, weights: Mapping[str, Tensor]) -> Policy:
             if name in own:
                 own[name].copy_(value)
     return copied
+
+
+__all__ = ["copy_weights", "distance", "frozen_copy", "write_weights"]

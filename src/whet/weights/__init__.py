@@ -1,5 +1,7 @@
 """Weights: which parameters move, and how."""
 
-from whet.weights.weights import Lora, Weights, get_weights
+from whet.weights.masked import Masked, Packed
+from whet.weights.menu import choice, get_weights, menu
+from whet.weights.weights import Cost, Lora, Weights
 
-__all__ = ["Lora", "Weights", "get_weights"]
+__all__ = ["Cost", "Lora", "Masked", "Packed", "Weights", "choice", "get_weights", "menu"]

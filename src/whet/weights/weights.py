@@ -6,17 +6,40 @@ step: accumulate -> reduce -> after_grads -> mask -> clip -> optimizer -> after_
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from whet.errors import WhetError, unknown
+from whet.errors import WhetError
 from whet.models.policy import Policy
+from whet.records import Row
 from whet.seeds import seed_for
 
 Parameters = Mapping[str, nn.Parameter]
+Build = Callable[[Parameters], torch.optim.Optimizer]
+Rows = Callable[[int, str], Sequence[Row]]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a choice of weights asks for, in entries, known from the model's shapes.
+
+    Attributes:
+        moving: entries that the optimizer moves, each with its moments; at most so many, where it depends on the values.
+        gradients: entries of all tensors that get a gradient.
+        places: entries whose place is kept (4 bytes each).
+    """
+
+    moving: int
+    gradients: int
+    places: int = 0
+
+    def optimizer(self, size: int = 4) -> int:
+        """Bytes of AdamW's two moments, of `size` bytes an entry, and of the places."""
+        return 2 * size * self.moving + 4 * self.places
 
 
 class Weights:
@@ -25,6 +48,12 @@ class Weights:
     name = "full"
     injects: bool = False  # whether it puts parameters of its own beside the model's (adapters)
     every: int = 0  # call `every_n_steps` after each so many optimizer steps; 0 never
+    redraws: bool = False  # whether each stage moves others: checkpoints of several stages then hold all parameters
+    rows: Rows | None = None
+
+    def bind(self, rows: Rows) -> None:
+        """Called before `attach`: `rows(n, task)` makes n demonstrations to calibrate on, of a named task or of the stage's."""
+        self.rows = rows
 
     def attach(self, policy: Policy, seed: int) -> None:
         """Set `requires_grad` (and inject what must be injected). Called once, before the first stage it serves.
@@ -37,7 +66,15 @@ class Weights:
             parameter.requires_grad_(True)
         policy.refresh()
 
-    def at_stage_start(self, policy: Policy) -> None: ...
+    def before_rewind(self, policy: Policy, base: Mapping[str, torch.Tensor]) -> None:
+        """A stage goes back to `base`, the run's first weights: the last look at those that the stage before left."""
+
+    def at_stage_start(self, policy: Policy) -> None:
+        """The stage's first weights are there; a resumed stage gets `load_state_dict` instead."""
+
+    def optimizer(self, build: Build, parameters: Parameters) -> torch.optim.Optimizer:
+        """The optimizer of an update; `build` makes it for the parameters that it is given."""
+        return build(parameters)
 
     def after_grads(self, parameters: Parameters) -> None:
         """Change reduced gradients, before masking and clipping."""
@@ -49,7 +86,13 @@ class Weights:
 
     def every_n_steps(self, policy: Policy, step: int) -> None: ...
 
-    def at_stage_end(self, policy: Policy) -> None: ...
+    def at_stage_end(self, policy: Policy) -> None:
+        """The stage is over; at the end of a run its best weights are back. It may be called again by a resumed run."""
+
+    def cost(self, model: nn.Module) -> Cost:
+        """Its cost on a model, whose parameters may lie on the meta device."""
+        size = sum(p.numel() for p in model.parameters())
+        return Cost(size, size)
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -101,24 +144,21 @@ class Lora(Weights):
             raise WhetError(f"the model was loaded with {kind} adapters of rank {found.r} and alpha {found.lora_alpha:g}; "
                             f"use --weights {kind} to go on with them, or --weights full to merge them")  # fmt: skip
 
+    def cost(self, model: nn.Module) -> Cost:
+        head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
+        layers: list[Any] = [m for m in model.modules() if linear(m) and m is not head]
+        size = sum(self.rank * sum(m.weight.shape) for m in layers)
+        if self.name == "dora":  # a length for each output
+            size += sum(m.weight.shape[isinstance(m, _conv1d())] for m in layers)
+        return Cost(size, size)
 
-_KINDS: dict[str, Callable[..., Weights]] = {
-    "full": Weights,
-    "lora": lambda **k: Lora(**k),
-    "rslora": lambda **k: Lora(**k, variant="rslora"),
-    "dora": lambda **k: Lora(**k, variant="dora"),
-}
+
+def linear(module: nn.Module) -> bool:
+    """Whether a module is a linear layer: torch's, or GPT-2's, whose weight is (in, out)."""
+    return isinstance(module, nn.Linear | _conv1d())
 
 
-def get_weights(spec: str | Weights) -> Weights:
-    """Weights from a spec: `full`, `lora`, `lora:rank=8,alpha=16` ..."""
-    if isinstance(spec, Weights):
-        return spec
-    name, _, rest = spec.partition(":")
-    if name not in _KINDS:
-        raise unknown("weights", name, _KINDS)
-    pairs = {key: value for key, _, value in (part.partition("=") for part in rest.split(",") if part)}
-    try:
-        return _KINDS[name](**{k: float(v) for k, v in pairs.items()})
-    except (TypeError, ValueError) as problem:
-        raise WhetError(f"weights '{spec}': {problem}") from None
+def _conv1d() -> type[nn.Module]:
+    from transformers.pytorch_utils import Conv1D
+
+    return Conv1D

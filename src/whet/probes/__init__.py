@@ -1,0 +1,1 @@
+"""Probes: what training did, from checkpoints alone."""

@@ -1,0 +1,1 @@
+"""Which weights move: the same data and loss, other parameters."""

@@ -1,0 +1,80 @@
+"""`whet weights`, `whet merge` and `whet probe geometry`: choices of weights, arithmetic on finished ones, and where they moved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+OPERATIONS = ("add", "subtract", "scale", "compose", "interpolate")
+Model = Annotated[str | None, typer.Option(help="base, micro, a folder or Hub name; none is base")]
+
+
+def add_commands(
+    app: typer.Typer, lists: str | None = None, looks: str | None = None, makes: str | None = None
+) -> None:
+    """Register the three; nothing heavy is imported before one of them is run."""
+    probes = typer.Typer(no_args_is_help=True, help="What training did, from checkpoints alone.")
+    app.add_typer(probes, name="probe", rich_help_panel=looks)
+
+    @app.command(rich_help_panel=lists)
+    def weights(model: Model = None) -> None:
+        """The choices of `--weights`, and what each costs on a model."""
+        from whet.terminal.choices import list_weights
+
+        list_weights(model)
+
+    @app.command(rich_help_panel=makes)
+    def merge(
+        operation: Annotated[str, typer.Argument(help=", ".join(OPERATIONS), show_default=False)],
+        sources: Annotated[
+            list[str], typer.Argument(metavar="SOURCE...", help="models, adapters or differences", show_default=False)
+        ],
+        out: Annotated[Path | None, typer.Option(help="the folder to write", metavar="DIR")] = None,
+        scale: Annotated[
+            float | None, typer.Option(help="of what is added (1), or the place between two models (0.5)")
+        ] = None,
+        dtype: Annotated[
+            str | None, typer.Option(help="float32, bfloat16 or float16; else that of the first model")
+        ] = None,
+        tolerance: Annotated[
+            float,
+            typer.Option(
+                min=0.0, help="log-probs of the written model may differ from the live one by so much; 0 does not look"
+            ),
+        ] = 1e-4,
+        dry_run: Annotated[
+            bool, typer.Option("--dry-run", help="say what matches and what does not; write nothing")
+        ] = False,
+    ) -> None:
+        """Arithmetic on finished weights.
+
+        add MODEL DIFFERENCE... is MODEL + scale (sum of differences); subtract AFTER BEFORE is a difference; scale DIFFERENCE;
+        compose DIFFERENCE...; interpolate A B is (1 - scale) A + scale B. An adapter folder is a difference.
+        """
+        from whet.terminal.merge import merge
+
+        merge(operation, sources, out=out, scale=scale, dtype=dtype, tolerance=tolerance, dry_run=dry_run)
+
+    @probes.command()
+    def geometry(
+        before: Annotated[str, typer.Argument(help="a model, run or .safetensors file", show_default=False)],
+        after: Annotated[
+            list[str], typer.Argument(metavar="AFTER...", help="one or several trained from it", show_default=False)
+        ],
+        rank: Annotated[
+            int, typer.Option(min=0, help="leading directions; 0: an eighth of each matrix's smaller side")
+        ] = 0,
+        density: Annotated[
+            float, typer.Option(min=0.001, max=0.999, help="of the principal and of the low mask")
+        ] = 0.2,
+        plot: Annotated[
+            Path | None, typer.Option(help="draw it layer by layer (.svg, .png or .html)", metavar="FILE")
+        ] = None,
+        json: Annotated[bool, typer.Option("--json", help="print JSON and nothing else")] = False,
+    ) -> None:
+        """Where in weight space training moved: sparsity in bf16, drift of the spectrum, rotation, overlap with masks."""
+        from whet.terminal.geometry import geometry
+
+        geometry(before, after, rank=rank, density=density, plot=plot, as_json=json)

@@ -1,0 +1,223 @@
+"""Masked weights: only chosen entries move, and the optimizer keeps state for those alone.
+
+What is masked is the UPDATE. Masking the gradient alone would let momentum and weight decay move what is frozen: here an
+entry outside the mask is never read or written by the optimizer.
+
+    theta[M] <- theta[M] - lr * update(g[M])        the optimizer sees vectors of |M| entries
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from whet.errors import WhetError
+from whet.models.policy import Policy
+from whet.seeds import seed_for
+from whet.weights.selectors import Facts, Selection, Selector
+from whet.weights.weights import Build, Cost, Parameters, Weights
+
+LARGEST_INT = 2**31
+
+
+class Masked(Weights):
+    """Weights of which a selector says what moves.
+
+    It chooses when a stage starts, and again after each `refresh` optimizer steps: then the moments of entries that stay are
+    carried over, those of new entries start at zero, and entries that leave keep the value that they have come to. The
+    optimizer's step count goes on.
+
+    Args:
+        select: chooses.
+        refresh: optimizer steps between two choices; 0 chooses once a stage.
+        seed: of random choices; None is the run's.
+        once: keep the first choice in all stages.
+        name: as the logs call it.
+    """
+
+    redraws = True
+
+    def __init__(
+        self, select: Selector, *, refresh: int = 0, seed: int | None = None, once: bool = False, name: str = "masked"
+    ) -> None:  # fmt: skip
+        if refresh < 0:
+            raise WhetError(f"refresh is a number of optimizer steps, not {refresh}")
+        self.select, self.every, self.seed, self.once, self.name = select, refresh, seed, once, name
+        self.places: dict[str, Tensor] = {}
+        self.whole: list[str] = []
+        self.drawn = 0
+        self.optimizers: list[Packed] = []
+
+    def attach(self, policy: Policy, seed: int) -> None:
+        super().attach(policy, seed)
+        self.policy = policy
+        self.root = seed if self.seed is None else self.seed
+
+    def at_stage_start(self, policy: Policy) -> None:
+        self.optimizers = []
+        self._set(*((self.places, self.whole) if self.once and self.drawn else self._choose(policy)))
+
+    def every_n_steps(self, policy: Policy, step: int) -> None:
+        places, whole = self._choose(policy)
+        if whole != self.whole or list(places) != list(self.places):
+            raise WhetError(f"weights {self.name}: a refresh within a stage chooses other entries of the same tensors, not "
+                            "others; choose once a stage (refresh=0)")  # fmt: skip
+        self.places = places
+        for optimizer in self.optimizers:
+            optimizer.move(places)
+
+    def optimizer(self, build: Build, parameters: Parameters) -> torch.optim.Optimizer:
+        if not self.places and not self.whole:
+            raise WhetError(f"weights {self.name}: nothing was chosen before an optimizer was made")
+        made = Packed(build, parameters, self.places)
+        self.optimizers.append(made)
+        return made  # type: ignore[return-value]
+
+    @torch.no_grad()
+    def mask(self, parameters: Parameters) -> None:
+        """Zero the gradients outside, so that the norm that is clipped is that of what moves."""
+        for name, places in self.places.items():
+            gradient = parameters[name].grad
+            if gradient is not None:
+                flat = gradient.view(-1)
+                kept = flat[places.long()]
+                flat.zero_()[places.long()] = kept
+
+    def cost(self, model: nn.Module) -> Cost:
+        return self.select.cost(model, _draw_seed(self.seed or 0, 0))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"drawn": self.drawn, "whole": self.whole, "places": {n: p.cpu() for n, p in self.places.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.drawn = int(state["drawn"])
+        self.optimizers = []
+        device = self.policy.device
+        self._set({n: p.to(device) for n, p in state["places"].items()}, list(state["whole"]))
+
+    # -- choosing -------------------------------------------------------------------------------------------------------
+    def facts(self, policy: Policy) -> Facts:
+        """What the scores are told."""
+        values: Mapping[str, Tensor] = {}
+        if self.select.rows:
+            if self.rows is None:
+                raise WhetError(f"weights {self.name} calibrate on data, and nothing was bound that makes rows")
+            values = self.select.calibrate(policy, self.rows(self.select.rows, self.select.task))
+        return Facts(_draw_seed(self.root, self.drawn), values)
+
+    @torch.no_grad()
+    def _choose(self, policy: Policy) -> tuple[dict[str, Tensor], list[str]]:
+        with torch.enable_grad():
+            facts = self.facts(policy)
+        selection = self.select(policy.model, facts)
+        self.drawn += 1
+        places = {n: _places(m).cpu() for n, m in selection.items() if isinstance(m, Tensor)}
+        places, whole = policy.ranks.broadcast((places, [n for n, m in selection.items() if m is True]))
+        device = policy.device
+        return {n: p.to(device) for n, p in places.items()}, whole
+
+    def _set(self, places: dict[str, Tensor], whole: list[str]) -> None:
+        if not whole and not any(p.numel() for p in places.values()):
+            raise WhetError(f"weights {self.name}: no entry was chosen, so that nothing could be learnt")
+        self.places, self.whole = places, whole
+        for name, parameter in self.policy.model.named_parameters():
+            parameter.requires_grad_(name in places or name in whole)
+        self.policy.refresh()
+
+    @property
+    def selection(self) -> Selection:
+        """What moves now, as a selector says it."""
+        shapes = dict(self.policy.model.named_parameters())
+        masks: dict[str, Tensor | bool] = dict.fromkeys(self.whole, True)
+        for name, places in self.places.items():
+            mask = torch.zeros(shapes[name].numel(), dtype=torch.bool, device=places.device)
+            mask[places.long()] = True
+            masks[name] = mask.view(shapes[name].shape)
+        return masks
+
+
+class Packed:
+    """An optimizer of the chosen entries of some parameters: vectors of as many entries as were chosen, and its moments too.
+
+    Entries and gradients are gathered for a step and written back after it; in between only the moments are held.
+
+    Args:
+        build: makes the optimizer inside.
+        parameters: those not in `places` are handed on as they are.
+        places: name -> flat places (k,) of chosen entries.
+    """
+
+    def __init__(self, build: Build, parameters: Parameters, places: Mapping[str, Tensor]) -> None:
+        self.places = {n: p for n, p in places.items() if n in parameters}
+        self.parameters = {n: parameters[n] for n in self.places}
+        self.everything = dict(parameters)
+        self.packed = {n: nn.Parameter(_empty(p)) for n, p in self.parameters.items()}
+        self.inside = build({n: self.packed.get(n, p) for n, p in parameters.items()})
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return self.inside.param_groups
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for parameter in self.everything.values():
+            if set_to_none:
+                parameter.grad = None
+            elif parameter.grad is not None:
+                parameter.grad.zero_()
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for name, packed in self.packed.items():
+            parameter, at = self.parameters[name], self.places[name].long()
+            packed.data = parameter.detach().view(-1)[at]
+            packed.grad = None if parameter.grad is None else parameter.grad.view(-1)[at]
+        self.inside.step()
+        for name, packed in self.packed.items():
+            if packed.grad is not None:
+                self.parameters[name].detach().view(-1)[self.places[name].long()] = packed.data
+            packed.data, packed.grad = _empty(packed), None
+
+    def move(self, places: Mapping[str, Tensor]) -> None:
+        """Other entries of the same tensors: the moments of those that stay go along."""
+        for name, packed in self.packed.items():
+            state = self.inside.state.get(packed, {})
+            for key, value in state.items():
+                if isinstance(value, Tensor) and value.shape == self.places[name].shape:
+                    state[key] = _remapped(value, self.places[name], places[name], self.parameters[name].numel())
+            self.places[name] = places[name]
+
+    def carry(self, before: Packed) -> None:
+        """Go on with the moments of an earlier optimizer of the same tensors, where its entries are these too."""
+        held, own = before.inside.state_dict(), self.inside.state_dict()
+        self.inside.load_state_dict({"state": held["state"], "param_groups": own["param_groups"]})
+        now, self.places = self.places, dict(before.places)
+        self.move(now)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.inside.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.inside.load_state_dict(dict(state))
+
+
+def _remapped(value: Tensor, before: Tensor, after: Tensor, size: int) -> Tensor:
+    dense = torch.zeros(size, dtype=value.dtype, device=value.device)
+    dense[before.long()] = value
+    return dense[after.long()]
+
+
+def _places(mask: Tensor) -> Tensor:
+    """(k,) flat places of a mask's True entries, in the smallest type that holds them."""
+    found = mask.flatten().nonzero().squeeze(1)
+    return found.to(torch.int32 if mask.numel() < LARGEST_INT else torch.int64)
+
+
+def _empty(like: Tensor) -> Tensor:
+    return torch.empty(0, dtype=like.dtype, device=like.device)
+
+
+def _draw_seed(root: int, number: int) -> int:
+    return seed_for(root, "weights", number)
