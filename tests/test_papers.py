@@ -55,3 +55,29 @@ def test_every_recipe_names_a_known_paper():
     for entry in recipes().values():
         if entry.paper:
             paper(entry.paper)
+
+
+# papers of another family that are only a grid over existing methods: `recipes/studies/` holds what they need
+GRIDS = {"opt-r"}
+
+
+def folder_of(slug: str) -> str:
+    """Where a paper's recipe and its study lie."""
+    return "studies" if slug in GRIDS else paper(slug).family
+
+
+def test_recipe_folders_follow_the_papers_families():
+    from whet.recipes.recipe import recipes
+
+    own = [e for e in recipes().values() if e.paper and e.build.__module__.startswith("whet.recipes.")]
+    wrong = {e.name: e.build.__module__ for e in own if e.build.__module__.split(".")[2] != folder_of(e.paper)}
+    assert not wrong
+    assert {e.paper for e in own} >= GRIDS and len(own) > 40
+
+
+def test_a_study_lies_beside_its_papers_recipe():
+    from whet.study import studies
+
+    own = [s for s in studies().values() if s.paper and s.judge.__module__.startswith("whet.recipes.")]
+    assert len(own) > 20
+    assert not {s.slug: s.judge.__module__ for s in own if s.judge.__module__.split(".")[2] != folder_of(s.paper)}

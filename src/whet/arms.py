@@ -18,7 +18,7 @@ from whet.tasks import Task
 
 # what all arms share, or their numbers could not be compared
 SHARED = ("task", "verifier", "validation", "test", "model", "dtype", "seed", "budget", "keep", "evaluations", "test_n",
-          "validation_n", "k", "others", "others_n", "others_look_n")  # fmt: skip
+          "validation_n", "k", "others", "others_n", "others_look_n", "probes")  # fmt: skip
 
 
 @dataclass(frozen=True)

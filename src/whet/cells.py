@@ -30,6 +30,7 @@ import numpy as np
 
 from whet.arms import Arm
 from whet.config import RunConfig
+from whet.evaluation.probes import NUMBERS
 from whet.evaluation.scores import START, Cell, by_problem
 from whet.launch import Run
 from whet.recipes.recipe import get_recipe
@@ -50,7 +51,9 @@ IRRELEVANT = {
 }
 # of a step's numbers, kept with the curve where there are any
 FOLLOWED = ("problems/level", "temperature", "contrast_positive/cosine")
-OF_THE_START = ("task", "verifier", "validation", "test", "dtype", "test_n", "k", "others", "others_n")
+# of a look's, likewise
+LOOKED = ("accuracy", "others", *NUMBERS)
+OF_THE_START = ("task", "verifier", "validation", "test", "dtype", "test_n", "k", "others", "others_n", "probes")
 
 
 Found = TypeVar("Found")
@@ -305,8 +308,8 @@ def _curve(folder: RunFolder) -> list[dict[str, float]]:
     for row in folder.read_metrics():
         spent = {k: row.get(k, v) for k, v in spent.items()} | {k: row[k] for k in FOLLOWED if k in row}
         if "validation/accuracy" in row:
-            others = {"others": row["validation/others"]} if "validation/others" in row else {}
-            found.append({"step": row["step"], **spent, "accuracy": row["validation/accuracy"], **others})
+            looked = {name: row[f"validation/{name}"] for name in LOOKED if f"validation/{name}" in row}
+            found.append({"step": row["step"], **spent, **looked})
     return found
 
 

@@ -88,6 +88,11 @@ class Sample:
         return [i for s in self.segments if (s.learn or s.sampled) and s.kind != "eos" for i in s.ids]
 
     @property
+    def sampled(self) -> list[int]:
+        """The ids that a policy drew, the end token among them."""
+        return [i for s in self.segments if s.sampled for i in s.ids]
+
+    @property
     def prompt_length(self) -> int:
         """Number of leading tokens that are neither learnt nor sampled."""
         n = 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 from advantage_tools import answer, group, learnt, set_tokens
 
-from whet.advantages import filter_overlong, group_mean, segment_weights, top_entropy, transforms
+from whet.advantages import filter_overlong, group_mean, top_entropy, transforms, weighted
 from whet.errors import WhetError
 from whet.objectives import count
 from whet.records import Row, Sample, Segment
@@ -19,12 +19,16 @@ def planned(kinds=("plan", "plan", "rationale", "execution", "eos")):
     return Row({"response": Sample(segments)}, {"reward": 1.0})
 
 
-def test_segment_weights():
-    """E2C: advantage .5, plan weight 2."""
+def of(kind):
+    return lambda sample: sample.span_mask(kind)
+
+
+def test_some_tokens_may_weigh_more():
+    """Advantage .5, plan weight 2."""
     row = set_tokens(planned(), advantage=[0.5] * 5)
-    segment_weights({"plan": 2.0})([row])
+    weighted(2.0, of("plan"))([row])
     assert learnt(row) == [1.0, 1.0, 0.5, 0.5, 0.5]
-    segment_weights({"critique": 0.0})([row])
+    weighted(0.0, of("critique"))([row])
     assert learnt(row) == [1.0, 1.0, 0.5, 0.5, 0.5]
 
 
@@ -89,7 +93,7 @@ def test_whiten_and_clip():
         transforms.clip(1.0, 0.0)
 
 
-@pytest.mark.parametrize("transform", [segment_weights({"plan": 2.0}), transforms.clip(-1, 1), transforms.whiten()])
+@pytest.mark.parametrize("transform", [weighted(2.0, of("plan")), transforms.clip(-1, 1), transforms.whiten()])
 def test_transforms_follow_an_estimator(transform):
     with pytest.raises(WhetError, match="follow an estimator"):
         transform([answer()])
@@ -99,5 +103,5 @@ def test_transforms_change_no_copy_of_the_table():
     """Two rows may share a table (a sample learnt from twice); a transform writes a new one."""
     row = set_tokens(planned(), advantage=[0.5] * 5)
     before = row["response"].per_token["advantage"]
-    segment_weights({"plan": 2.0})([row])
+    weighted(2.0, of("plan"))([row])
     assert before[1:].tolist() == [0.5] * 5

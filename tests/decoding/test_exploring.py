@@ -1,4 +1,4 @@
-"""Explore, then execute: E2C's card, tests 4 and 5, clusters, the judge and what is measured."""
+"""Explore, then execute: E2C's card, tests 4 and 5, clusters and what is measured."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import torch
 
 from trained import trained_policy
 from whet.decoding import Explore, Following
-from whet.decoding.exploring import embed, k_means, label, picked, representatives, texts, weighted_vote
+from whet.decoding.exploring import draw_plans, embed, representatives, weighted_vote
 from whet.errors import WhetError
 from whet.evaluation.matrix import evaluate
 from whet.models.embedding import get_encoder
 from whet.models.meter import Meter
 from whet.models.policy import Policy
 from whet.recipes.recipe import get_recipe
+from whet.records import Sample, Segment
 from whet.sampling.sampler import SamplingSettings
-from whet.sources import Procedural, Question, ask
-from whet.sources.planned import draw_plans
-from whet.tasks import Response, get_task
+from whet.sources import Member, ask
+from whet.tasks import get_task
 from whet.training.fit import Fit, Options
 
 GREEDY = SamplingSettings(24, temperature=0.0)
@@ -50,17 +50,15 @@ def test_4_a_cluster_votes_with_its_size() -> None:
     assert weighted_vote(["A", "B", "B"], [4, 1, 3]) == 0, "of equal ones the first"
     assert weighted_vote(["A", "B", "B"], [3, 1, 3]) == 2, "its heaviest answer stands for a label"
     assert weighted_vote([None, "B", None], [5, 1, 3]) == 1 and weighted_vote([None, None], [1, 2]) == 1
-    assert label(Response("", " 4  a ")) == "4 a" and label(Response("x")) is None
 
 
 # -- 5 -----------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("choose", "executed"), [("all", 5), ("cluster", 2), ("judge", 1)])
-def test_5_plan_tokens_of_all_and_execution_tokens_of_those_carried_out(choose: str, executed: int) -> None:
+@pytest.mark.parametrize("clusters", [0, 2])
+def test_5_plan_tokens_of_all_and_execution_tokens_of_those_carried_out(clusters: int) -> None:
     policy, task = planner(), get_task("parity")
     problems = task.problems("test", 4)
     settings = replace(GREEDY, max_new_tokens=40)
-    judge = Procedural(lambda question: "Plan 2, I think") if choose == "judge" else None
-    how = Explore(5, choose, clusters=2, temperature=1.0, budget=24, judge=judge)
+    how = Explore(5, clusters, temperature=1.0, budget=24)
     with policy.metered(Meter()) as meter:
         answers = how.ask(policy, problems, settings, 1, 3)
     with policy.metered(Meter()) as plans:
@@ -69,17 +67,16 @@ def test_5_plan_tokens_of_all_and_execution_tokens_of_those_carried_out(choose: 
     assert sum(counted) == meter.sampled_tokens, "what is reported is what the sampler drew"
     found = how.measure(policy, task, problems)
     assert found["plan_tokens"] == plans.sampled_tokens / 4, "of all five"
-    assert found["execution_tokens"] == (sum(counted) - plans.sampled_tokens) / 4 and found["judge_tokens"] == 0
-    for (sample,) in answers:
-        kinds = [s.kind for s in sample.segments]
-        assert kinds[:2] == ["question", "explored"] and ("executed" in kinds) <= (executed > 1)
-    assert choose != "all" or all("executed" in [s.kind for s in sample.segments] for (sample,) in answers)
+    assert found["execution_tokens"] == (sum(counted) - plans.sampled_tokens) / 4 > 0
+    assert all([s.kind for s in sample.segments][:2] == ["question", "spent"] for (sample,) in answers)
+    fresh = Explore(5, clusters, temperature=1.0, budget=24)
+    assert fresh.measure(policy, task, problems)["plan_tokens"] > 0, "it asks where nothing was asked"
 
 
 def test_the_answer_is_the_winners_and_reads_as_if_it_were_alone() -> None:
     policy, task = planner(), get_task("parity")
     problems = task.problems("test", 6)
-    how = Explore(5, "all", temperature=1.0, budget=24)
+    how = Explore(5, 0, temperature=1.0, budget=24)
     answers = how.ask(policy, problems, GREEDY, 1, 3)
     for problem, (sample,) in zip(problems, answers, strict=True):
         read = how.read(policy, sample)
@@ -95,10 +92,10 @@ def test_the_answer_is_the_winners_and_reads_as_if_it_were_alone() -> None:
 def test_one_plan_is_the_policy_with_a_greedy_execution() -> None:
     policy, task = planner(), get_task("parity")
     problems = task.problems("test", 4)
-    cold = Explore(1, "all", temperature=0.0, budget=24).ask(policy, problems, GREEDY, 1, 0)
+    cold = Explore(1, 0, temperature=0.0, budget=24).ask(policy, problems, GREEDY, 1, 0)
     plain = ask(policy, problems, replace(GREEDY, max_new_tokens=48), 1, 0)
     assert [row[0].ids for row in cold] == [row[0].ids for row in plain]
-    hot = Explore(8, "all", temperature=1.0, execution_temperature=1.0, budget=24).ask(policy, problems, GREEDY, 1, 0)
+    hot = Explore(8, 0, temperature=1.0, execution_temperature=1.0, budget=24).ask(policy, problems, GREEDY, 1, 0)
     assert hot[0][0].segments != cold[0][0].segments
 
 
@@ -110,8 +107,6 @@ def test_k_means_finds_what_is_apart() -> None:
     points = torch.cat(
         [c + 0.1 * torch.randn(n, 2, generator=draw, dtype=torch.float64) for c, n in zip(centres, sizes, strict=True)]
     )
-    owner, found = k_means(points, 3)
-    assert sorted(torch.bincount(owner).tolist(), reverse=True) == [5, 2, 1] and len(found) == 3
     picks = representatives(points, 3)
     assert sorted(picks.values(), reverse=True) == [5, 2, 1] and list(picks) == sorted(picks)
     first = points[:5]
@@ -124,34 +119,15 @@ def test_k_means_finds_what_is_apart() -> None:
 
 def test_equal_plans_are_one_point() -> None:
     policy = planner()
-    said = ["b+\nc*", "b+", "b+\nc*", "c*\nb+"]
+    said = [
+        Member((Segment("plan", policy.format.encode(plan), sampled=True),))
+        for plan in ("b+\nc*", "b+", "b+\nc*", "c*\nb+")
+    ]
     for name in ("policy", "ngrams"):
-        units = embed(get_encoder(name, policy), said)
+        units = embed(get_encoder(name, policy), policy, said)
         assert torch.allclose(units.norm(dim=1), torch.ones(4, dtype=torch.float64), atol=1e-5)
         assert torch.equal(units[0], units[2]) and not torch.equal(units[0], units[3])
         assert representatives(units, 3) == {0: 2, 1: 1, 3: 1}
-
-
-# -- the judge ---------------------------------------------------------------------------------------------------------
-def test_a_judge_picks_one_plan() -> None:
-    policy, task = planner(), get_task("parity")
-    problems = task.problems("test", 3)
-    asked: list[str] = []
-
-    def write(question: Question) -> str:
-        asked.append(question.messages[0]["content"])
-        return "3"
-
-    answers = Explore(4, "judge", temperature=1.0, budget=24, judge=Procedural(write)).ask(
-        policy, problems, GREEDY, 1, 0
-    )
-    drawn = draw_plans(policy, problems, 4, SamplingSettings(24, 1.0), 0)
-    for (sample,), group, text in zip(answers, drawn, asked, strict=True):
-        assert [s.ids for s in sample.segments if s.kind == "plan"] == [group[2].prefix[0].ids]
-        assert all(f"{i}. {plan}" in text for i, plan in enumerate(texts(policy, group), 1))
-    assert [picked(reply, 4) for reply in ("Plan 4.", "5", "none", "0", "it is 2 or 3")] == [3, 0, 0, 0, 1]
-    own = Explore(2, "judge", temperature=1.0, budget=24).ask(policy, problems, GREEDY, 1, 0)
-    assert any(s.kind == "judged" for (sample,) in own for s in sample.segments), "its own judgement costs tokens"
 
 
 # -- following ---------------------------------------------------------------------------------------------------------
@@ -166,8 +142,6 @@ class Fixed:
         return getattr(self.policy, name)
 
     def sample(self, requests: Sequence[Any], on_token: Any = None) -> list[list[Any]]:
-        from whet.records import Sample
-
         found = []
         for request in requests:
             problem = self.known[request.problem_id]
@@ -188,7 +162,6 @@ def test_who_follows_a_replaced_plan_and_who_does_not(obedient: bool, adherence:
 
 
 def test_what_cannot_work_is_refused() -> None:
-    with pytest.raises(WhetError, match="unknown choice of plans 'clusters': did you mean 'cluster'"):
-        Explore(4, "clusters")
-    with pytest.raises(WhetError, match="must be at least 1"):
-        Explore(0)
+    for arguments in ((0,), (4, -1), (4, 3, 1.0, 0.0, 0)):
+        with pytest.raises(WhetError, match="must be at least 1"):
+            Explore(*arguments)

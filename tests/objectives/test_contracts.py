@@ -30,8 +30,8 @@ from whet.objectives import (
 from whet.objectives.ahead import Ahead
 from whet.objectives.intuitive import Propagated
 from whet.objectives.masking import NOISES, Masking
-from whet.objectives.noise import Agreement, BlockNoise, Dropout
-from whet.objectives.views import Neftune
+from whet.objectives.noise import Agreement, BlockNoise
+from whet.objectives.views import Dropout, Neftune
 from whet.records import Row
 
 

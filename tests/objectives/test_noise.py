@@ -13,8 +13,8 @@ from tiny import tiny_policy
 from whet.models.hooks import blocks
 from whet.models.packing import Batch
 from whet.objectives import Clean, Context, forward_kl, nll, reverse_kl
-from whet.objectives.noise import Agreement, BlockNoise, Dropout, adaptive_scale, deviation
-from whet.objectives.views import Neftune
+from whet.objectives.noise import Agreement, BlockNoise, adaptive_scale, deviation
+from whet.objectives.views import Dropout, Neftune
 from whet.records import Row, Sample, Segment
 
 NOISE = BlockNoise(((0, 0.3), (1, 0.1)), draw=1)

@@ -1,4 +1,4 @@
-"""E2C's card: its tests by number (4 and 5 are in decoding/test_exploring.py), then pairs, branching groups and the recipe."""
+"""E2C's card: its tests by number (4 and 5 are in decoding/test_exploring.py), then pairs, plans and the recipe."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from trained import trained_policy
 from whet.advantages import group_std
 from whet.advantages.segments import plan_weight, split
 from whet.arms import parse_arms
+from whet.decoding.exploring import as_plan, draw_plans
 from whet.errors import WhetError
 from whet.evaluation.scores import Cell, Scores
 from whet.models.policy import Policy
@@ -23,8 +24,8 @@ from whet.records import Row, Sample, Segment
 from whet.rewards import Attempt
 from whet.rewards.coverage import coverage, covered
 from whet.sampling.sampler import SamplingSettings
-from whet.sources import Procedural, Question, Rollouts, Scope, Uniform, ask_members
-from whet.sources.planned import Branches, Distilled, Planned, as_plan, draw_plans
+from whet.sources import Procedural, Question, Scope, Uniform, ask_members
+from whet.sources.planned import Distilled, Planned
 from whet.study import get_study
 from whet.tasks import Problem, Response, Verdict, get_task
 from whet.tasks.outline import outline, rotated, title, titles
@@ -177,18 +178,6 @@ def test_pairs_are_the_tasks_own_or_plans_beside_other_executions() -> None:
         Planned("casual")
 
 
-def test_rows_of_the_original_task_are_learnt_whole_and_go_on_after_a_resume() -> None:
-    collect = Planned(learn="plan", original=get_task("mod-chain:level=1"), keep=0.5)
-    kinds = [[s.kind for s in r["response"].segments if s.learn] for r in rows_of(collect, n=4)]
-    assert kinds == [["plan"]] * 2 + [["plan", "execution", "answer", "eos"]] * 2
-    again = Planned(learn="plan", original=get_task("mod-chain:level=1"), keep=0.5)
-    again.load_state_dict(collect.state_dict())
-    ids = [[r.problem_id for r in rows_of(c, n=4)[2:]] for c in (collect, again)]
-    assert ids[0] == ids[1] == [f"mod-chain/1/train/0/1/{i}" for i in (2, 3)]
-    with pytest.raises(WhetError, match="keep is the share"):
-        Planned(keep=0.5)
-
-
 def test_a_teacher_distils_the_plan_and_carries_it_out_without_the_solution() -> None:
     asked: list[str] = []
 
@@ -196,22 +185,22 @@ def test_a_teacher_distils_the_plan_and_carries_it_out_without_the_solution() ->
         text = question.messages[0]["content"]
         asked.append(text)
         p = question.problem
-        if "Write the plan" in text:
+        if "Write the steps behind" in text:
             return "1. " + outline(p).replace("\n", "\n2. ")
         assert outline(p) in text and p.steps[0].text not in text.replace(p.prompt, "")
         wrong = int(p.answer or 0) % 2
         return f"{p.rationale}\nAnswer: {p.answer if not wrong else 99}"
 
-    collect, task, policy = Distilled(Procedural(write), 12), get_task("mod-chain:level=2"), tiny_policy(style="tags")
+    collect, task, policy = Distilled(12, Procedural(write)), get_task("mod-chain:level=2"), tiny_policy(style="tags")
     problems = Uniform()
     problems.bind(task, 3)
     rows = collect.build(problems, policy, Scope(task, 0))
     even = [p for p in task.problems("train", 12, seed=3) if int(p.answer or 0) % 2 == 0]
-    assert collect.counts == {"questions": 12, "kept": len(even), "dropped": 12 - len(even)} and len(asked) == 24
+    assert collect.counts == {"questions": 12, "kept": len(even)} and len(asked) == 24
     assert [policy.format.read(r["response"]).plan for r in rows] == [outline(p) for p in even]
 
 
-# -- groups that branch ------------------------------------------------------------------------------------------------
+# -- plans that are drawn --------------------------------------------------------------------------------------------
 def planner(style: str = "tags") -> Policy:
     """A tiny policy that has learnt to plan on `parity`, in a few steps."""
     policy = trained_policy("gpt2", style, max_position_embeddings=512)
@@ -225,42 +214,13 @@ def policy() -> Policy:
     return planner()
 
 
-@pytest.mark.parametrize("style", ["tags", "plain"])
-def test_groups_branch_below_their_plans(style: str, policy: Policy) -> None:
-    policy = policy if style == "tags" else planner(style)
-    task = get_task("parity")
-    problems = Uniform()
-    problems.bind(task, 5)
-    collect = Rollouts(max_new_tokens=48, plan=Branches(3, 2, budget=24))
-    collect.bind(task)
-    scope = Scope(task, 7)
-    rows = collect.rows(problems, 2, policy, scope)
-    assert collect.group == 6 and [r.group_id for r in rows] == [rows[0].group_id] * 6 + [rows[6].group_id] * 6
-    samples = [r["response"] for r in rows]
-    drawn = draw_plans(policy, [scope.known[s.problem_id] for s in samples[::6]], 3, SamplingSettings(24, 1.0), 7)
-    begun = [[i for s in m.prefix for i in s.ids] for group in drawn for m in group for _ in range(2)]
-    assert sum(any(s.kind == "plan" for s in x.segments) for x in samples) >= 6
-    assert len({tuple(x.ids) for x in samples}) > 6, "below one plan answers differ"
-    assert all("given_tokens" not in row.numbers for row in rows), "the policy drew all of it"
-    for sample, plan in zip(samples, begun, strict=True):
-        assert sample.response[: len(plan)] == [i for i in plan if i != policy.format.eos_id]
-        assert all(s.learn and s.sampled for s in sample.segments[1:]) and sample.segments[0].kind == "question"
-        assert [s.kind for s in sample.segments[1:]] == [
-            s.kind for s in policy.format.cut(sample.ids[sample.prompt_length :])
-        ]
-        start = sample.prompt_length  # the plan keeps what its own draw knew: no token is without a log-prob
-        assert (sample.per_token["sampler_logprob"][start:] < 0).all()
-        with torch.no_grad():  # the trainer agrees with both draws
-            ours = Context([Row({"response": sample})], {"policy": policy}).forward("response").logprobs
-        assert torch.allclose(ours, sample.per_token["sampler_logprob"][start:], atol=1e-3)
-
-
 def test_plans_stop_where_they_end_and_may_be_given(policy: Policy) -> None:
     task, form = get_task("parity"), policy.format
     problems = task.problems("test", 3)
     drawn = draw_plans(policy, problems, 4, SamplingSettings(24, 1.0), 0)
     assert [len(group) for group in drawn] == [4, 4, 4]
-    assert all(form.decode([i for s in m.prefix for i in s.ids]).endswith("</plan>") for g in drawn for m in g)
+    texts = [form.decode([i for s in m.prefix for i in s.ids]) for group in drawn for m in group]
+    assert sum("</plan>" in text for text in texts) > 6 and all("</plan>" not in text[:-7] for text in texts)
     twice = draw_plans(policy, [problems[0]] * 2, 4, SamplingSettings(24, 1.0), 0)
     ids = [[[s.ids for s in m.prefix] for m in group] for group in (*twice, drawn[0])]
     assert ids[0] == ids[2] != ids[1], "a problem that is asked twice gets other plans"
@@ -310,9 +270,8 @@ def test_stages_and_what_they_are_worth(policy: Policy) -> None:
     for row in rows:
         assert row.numbers["reward"] == row.numbers["reward/coverage"] <= row.numbers["accuracy"]
     assert any(row.numbers["accuracy"] for row in rows)
-    rows, _ = learnt_from("e2c", policy, warm=0, branches=2, plan_budget=24, max_new_tokens=60)
-    plans = [tuple(i for s in r["response"].segments if s.kind == "plan" for i in s.ids) for r in rows]
-    assert plans[0::2] == plans[1::2] and any(plans)
+    (dense,) = get_recipe("e2c")(learn="plan", steps=0).stages
+    assert dense.collect.learn == "plan" and type(get_recipe("e2c")(teacher="model:x").stages[0].collect) is Distilled
 
 
 @pytest.mark.parametrize(
@@ -321,10 +280,9 @@ def test_stages_and_what_they_are_worth(policy: Policy) -> None:
         ("e2c", {"decode": "clutser"}, "unknown decode 'clutser': did you mean 'cluster'"),
         ("e2c", {"warm": 0, "steps": 0}, "nothing is learnt"),
         ("e2c", {"reward": "mine.py:f"}, "set coverage=false"),
-        ("e2c", {"branches": 3}, "does not branch into 3"),
+        ("e2c", {"teacher": "model:x", "learn": "plan"}, "leave out pairs and learn"),
         ("e2c", {"decode": "all", "explore": 0}, "at least 1"),
-        ("ef-sft", {"learn": "execution"}, "unknown part to learn"),
-        ("ef-sft", {"rationale": False}, "leave out rationale"),
+        ("e2c", {"learn": "execution"}, "unknown part to learn"),
     ],
 )
 def test_what_cannot_work_is_refused(name: str, arguments: dict[str, Any], message: str) -> None:

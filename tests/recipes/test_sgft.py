@@ -136,7 +136,7 @@ def test_another_model_answers_and_both_generations_are_counted() -> None:
     problems = task.problems("test", 3)
     answers = guided.ask(guide, problems, GREEDY, 1, 0)
     for problem, (sample,) in zip(problems, answers, strict=True):
-        (spent,) = [s for s in sample.segments if s.kind == "guidance"]
+        (spent,) = [s for s in sample.segments if s.kind == "spent"]
         text = guided.guidances(guide, [problem], GREEDY, 1, 0)[0][0][0]
         (expected,) = ask(responder, [guided_prompt(problem, text)], GREEDY, 1, 0)[0]
         assert guided.read(guide, sample) == responder.format.read(expected)

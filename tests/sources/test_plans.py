@@ -104,18 +104,6 @@ def test_a_whole_answer_is_taken_as_it_is(policy: Policy) -> None:
     assert not sample.per_token["sampler_logprob"].any()
 
 
-def test_what_an_earlier_draw_knew_of_the_prefix_is_kept(policy: Policy) -> None:
-    """A plan that was sampled first, and is gone on from."""
-    problem = PROBLEMS[0]
-    ids = [i for s in response(problem, policy) for i in s.ids][:3]
-    known = torch.tensor([-0.1, -0.2, -0.3])
-    member = Member((Segment("plan", ids, learn=True, sampled=True),), {"sampler_logprob": known})
-    ((sample,),) = ask_members(policy, [problem], [[member]], SETTINGS, 3)
-    n = sample.prompt_length
-    assert torch.equal(sample.per_token["sampler_logprob"][n : n + 3], known)
-    assert not sample.per_token["entropy"][n : n + 3].any()
-
-
 def test_a_prefix_that_leaves_no_room_is_refused(policy: Policy) -> None:
     with pytest.raises(WhetError, match="a prefix of 4 tokens does not fit the generation budget of 4"):
         ask_members(policy, PROBLEMS[:1], [[prefix(PROBLEMS[0], policy, 4)]], SamplingSettings(4), 3)

@@ -1,16 +1,10 @@
-"""Teachers: procedural, a model, and servers on loopback: one of our own, and transformers' where it is installed."""
+"""Teachers: procedural, a model, and a server of our own on loopback; `test_serving.py` asks a real one."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import socket
-import subprocess
-import sys
 import threading
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -145,6 +139,22 @@ def test_requests_are_under_way_together_and_replies_stay_in_order(
     assert running.most == 4
 
 
+def test_what_replies_take_is_counted_where_the_server_says_it(
+    serve: Callable[..., Running], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
+    teacher = Server(serve(lambda n, body: {**echo(n, body), "usage": told}).url, "m", SHORT, cache=tmp_path)
+    with caplog.at_level("INFO", "whet"):
+        teacher.reply([question("a"), question("b"), question("c")])
+    assert teacher.usage == {"replies": 3, "prompt_tokens": 15, "completion_tokens": 6}
+    assert "#m': 3 replies, 15 prompt_tokens, 6 completion_tokens" in caplog.text
+    teacher.reply([question("a"), question("d")])  # one is on disk, and takes nothing
+    assert teacher.usage == {"replies": 4, "prompt_tokens": 20, "completion_tokens": 8}
+    silent = Server(serve(echo).url, "m", SHORT, cache=tmp_path)
+    silent.reply([question("a")])
+    assert silent.usage == {"replies": 1}
+
+
 def test_a_busy_server_is_asked_again_until_the_deadline(serve: Callable[..., Running], tmp_path: Path) -> None:
     busy = serve(lambda number, body: (503, "busy") if number < 3 else echo(number, body))
     assert Server(busy.url, "m", SHORT, cache=tmp_path).reply([question("a")]) == ["a by m"]
@@ -181,34 +191,3 @@ def test_a_missing_server_is_an_error(tmp_path: Path) -> None:
     teacher = Server(f"http://127.0.0.1:{free_port()}/v1", "m", SHORT, deadline=0.3, cache=tmp_path)
     with pytest.raises(WhetError, match=r"cannot be reached .*refused.*is the server running"):
         teacher.reply([question()])
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(
-    not all(importlib.util.find_spec(name) for name in ("fastapi", "uvicorn")),
-    reason="transformers serve needs fastapi and uvicorn: pip install 'transformers[serving]'",
-)
-def test_against_transformers_serve(tmp_path: Path) -> None:
-    folder, port = trained_folder("qwen3", "chat"), free_port()
-    tool = Path(sys.executable).with_name("transformers")
-    command = [str(tool), "serve", folder, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    with (
-        (tmp_path / "log").open("w") as log,
-        subprocess.Popen(command, env=environment, stdout=log, stderr=log) as server,
-    ):
-        try:
-            for _ in range(240):
-                try:
-                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
-                        break
-                except OSError:
-                    assert server.poll() is None, (tmp_path / "log").read_text()
-                    time.sleep(0.5)
-            teacher = Server(f"http://127.0.0.1:{port}/v1", folder, SHORT, concurrency=2, cache=tmp_path / "cache")
-            replies = teacher.reply([question(str(i), seed=i) for i in range(3)])
-            assert len(replies) == 3 and all(isinstance(r, str) for r in replies) and any(replies)
-        finally:
-            server.terminate()
-    again = Server(f"http://127.0.0.1:{port}/v1", folder, SHORT, deadline=0.3, cache=tmp_path / "cache")
-    assert again.reply([question(str(i), seed=i) for i in range(3)]) == replies  # from the disk: the server is gone

@@ -15,7 +15,7 @@ from whet.advantages.estimators import (
     rloo,
 )
 from whet.advantages.gae import AdaptiveKL, explained_variance, gae, generalized_advantage
-from whet.advantages.transforms import filter_overlong, segment_weights, top_entropy
+from whet.advantages.transforms import filter_overlong, top_entropy, weighted
 
 __all__ = [
     "AdaptiveKL",
@@ -34,7 +34,7 @@ __all__ = [
     "reinforce_plus_plus",
     "remax",
     "rloo",
-    "segment_weights",
     "top_entropy",
     "transforms",
+    "weighted",
 ]

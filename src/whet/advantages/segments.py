@@ -7,26 +7,24 @@ Answers are cut by the Format, so a place is one of token ids, and no text is se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import torch
+from torch import Tensor
 
-from whet.advantages.transforms import Transform
+from whet.advantages.transforms import Transform, weighted
 from whet.errors import unknown
-from whet.records import Row, Sample
+from whet.records import Sample
 
 MISSING = ("plain", "whole")
 
 
 def split(sample: Sample) -> int | None:
-    """The place in `sample.ids` of the token that ends the plan: the last of the plan's segment, else the first of the
+    """The place in `sample.ids` of the token that ends the plan: the last of the first plan's segment, else the first of the
     execution's; None where the answer has neither."""
-    start, executing = 0, None
+    start, found = 0, dict[str, int]()
     for segment in sample.segments:
-        if segment.kind == "plan":
-            return start + len(segment.ids) - 1
-        if segment.kind == "execution" and executing is None:
-            executing = start
+        found.setdefault(segment.kind, start + (len(segment.ids) - 1 if segment.kind == "plan" else 0))
         start += len(segment.ids)
-    return executing
+    return found.get("plan", found.get("execution"))
 
 
 def plan_weight(weight: float, missing: str = "plain") -> Transform:
@@ -42,11 +40,8 @@ def plan_weight(weight: float, missing: str = "plain") -> Transform:
     if missing not in MISSING:
         raise unknown("weight of an answer without a plan", missing, MISSING)
 
-    def transform(rows: Sequence[Row]) -> None:
-        for sample in (s for row in rows for s in row.get("response")):
-            advantage = sample.per_token["advantage"].clone()
-            at = split(sample)
-            advantage[: at if at is not None else len(advantage) if missing == "whole" else 0] *= weight
-            sample.per_token["advantage"] = advantage
+    def before_its_end(sample: Sample) -> Tensor:
+        end = split(sample)
+        return torch.arange(len(sample)) < (end if end is not None else len(sample) if missing == "whole" else 0)
 
-    return transform
+    return weighted(weight, before_its_end)

@@ -6,7 +6,7 @@ Each changes the responses' per-token tables; `row.numbers["advantage"]` stays w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -18,14 +18,17 @@ from whet.records import Row, Sample
 Transform = Callable[[Sequence[Row]], None]
 
 
-def segment_weights(weights: Mapping[str, float]) -> Transform:
-    """Multiply the advantage of tokens in segments of the given kinds, e.g. {"plan": 2.0}. Counts are untouched."""
+def weighted(weight: float, where: Callable[[Sample], torch.Tensor]) -> Transform:
+    """Multiply the advantage of some tokens; counts are untouched.
+
+    Args:
+        where: (length,) bool of a response, e.g. `lambda sample: sample.span_mask("plan")`.
+    """
 
     def transform(rows: Sequence[Row]) -> None:
         for sample in _responses(rows):
             advantage = _advantage(sample).clone()
-            for kind, weight in weights.items():
-                advantage[sample.span_mask(kind)] *= weight
+            advantage[where(sample)] *= weight
             sample.per_token["advantage"] = advantage
 
     return transform

@@ -9,6 +9,7 @@ from typing import Any
 
 from whet.evaluation import metrics
 from whet.evaluation.matrix import Matrix, evaluate
+from whet.evaluation.probes import Probe
 from whet.models.meter import Meter
 from whet.models.policy import Policy
 from whet.seeds import seed_for
@@ -44,13 +45,27 @@ class Evaluator:
 
     Args:
         answering: how answers come about, where the policy does not give them by itself.
+        probes: what is measured besides.
     """
 
-    def __init__(self, task: Task, plan: Plan, answering: Answering | None = None) -> None:
+    def __init__(
+        self, task: Task, plan: Plan, answering: Answering | None = None, probes: Sequence[Probe] = ()
+    ) -> None:
         self.task = task
         self.plan = plan
         self.answering = answering or Answering()
+        self.probes = probes
         self.others = {spec: get_task(spec) for spec in plan.others}
+
+    def bind(self, policy: Policy) -> None:
+        """Once, when the policy has the run's first weights: who stays as it is, is copied here."""
+        self.answering.bind(policy)
+        for probe in self.probes:
+            probe.bind(policy, self.task, self.plan.seed)
+
+    def probed(self, policy: Policy, greedy: Matrix) -> dict[str, float]:
+        """What the probes measure."""
+        return {name: value for probe in self.probes for name, value in probe.measure(policy, greedy).items()}
 
     def validation(self, policy: Policy, task: Task | None = None) -> dict[str, float]:
         """Greedy accuracy and its companions on validation (of `task`, where a stage trains on another), for choosing; and the
@@ -68,6 +83,7 @@ class Evaluator:
             "ended": metrics.share(cells, "ended"),
             "unparseable": metrics.share(cells, "unparseable"),
             **others,
+            **self.probed(policy, found),
         }
 
     def test(self, policy: Policy) -> tuple[dict[str, Any], Matrix]:

@@ -6,7 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
+
 from whet.models.policy import Policy
+from whet.records import Sample
 from whet.sampling.sampler import SamplingSettings
 from whet.sources import Answering, verdicts
 from whet.tasks import Problem, Status, Task, Verdict
@@ -21,6 +24,7 @@ class Cell:
         tokens: its length, end token included.
         label: the answer for votes, equal where answers mean the same; None where it could not be read.
         parts: the verdict's.
+        confidence: the mean probability of its tokens when they were sampled; NaN where the answer does not carry them.
     """
 
     value: float
@@ -30,6 +34,7 @@ class Cell:
     label: str | None
     text: str = ""
     parts: Mapping[str, float] = field(default_factory=dict)
+    confidence: float = math.nan
 
 
 @dataclass
@@ -54,7 +59,7 @@ class Matrix:
     def as_dict(self) -> dict[str, list]:
         """Plain values, one list a problem: what every metric can be computed from again."""
         table: dict[str, list] = {"problem": [p.id for p in self.problems], "level": [p.level for p in self.problems]}
-        for name in ("value", "status", "tokens", "ended", "label"):
+        for name in ("value", "status", "tokens", "ended", "label", "confidence"):
             table[name] = [[getattr(cell, name) for cell in row] for row in self.cells]
         return table
 
@@ -65,6 +70,15 @@ def vote(verdict: Verdict, answer: str | None) -> str | None:
     if verdict.status == "unparseable" or answer is None:
         return None
     return verdict.label if verdict.label is not None else " ".join(answer.split())
+
+
+def confidence(sample: Sample) -> float:
+    """The mean probability of the tokens that were sampled, each of the distribution that it was drawn from (a greedy one of
+    the policy's own); NaN where the sample does not carry them."""
+    sampled = torch.tensor([s.sampled for s in sample.segments for _ in s.ids], dtype=torch.bool)
+    if "sampler_logprob" not in sample.per_token or not sampled.any():
+        return math.nan
+    return round(float(sample.per_token["sampler_logprob"][sampled].double().exp().mean()), 6)
 
 
 def evaluate(
@@ -91,7 +105,7 @@ def evaluate(
             (_, response), verdict = pair, judged[pair]
             tokens = sum(len(s.ids) for s in sample.segments if s.sampled)
             label = vote(verdict, response.answer)
-            row.append(Cell(verdict.value, verdict.status, tokens, sample.ended, label, response.text,
-                            verdict.parts))  # fmt: skip
+            row.append(Cell(verdict.value, verdict.status, tokens, sample.ended, label, response.text, verdict.parts,
+                            confidence(sample)))  # fmt: skip
         cells.append(row)
     return Matrix(problems, cells)

@@ -28,8 +28,16 @@ from whet.runs import plain
 
 START = "start"
 ON = "on:"  # before another task's spec: the accuracy on it, as a metric
-SHARES = ("accuracy", "ended", "unparseable", "failed")
-LOWER_IS_BETTER = ("forgetting", "tokens_per_answer", "unparseable", "failed")
+SHARES = ("accuracy", "ended", "unparseable", "failed", "confident_wrong", "confident_wrong_rate")
+LOWER_IS_BETTER = (
+    "forgetting",
+    "tokens_per_answer",
+    "unparseable",
+    "failed",
+    "confident_wrong",
+    "confident_wrong_rate",
+    "drift_kl",
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ class Cell:
             k a problem.
         others: accuracy on each other task, before and after.
         curve: step, share of the run, flops and validation accuracy at each evaluation, and the mean accuracy on the
-            other tasks where they were looked at.
+            other tasks and the probes' numbers where they were looked at.
         compute: the meter at the end.
         minutes: wall-clock time, evaluations included.
     """

@@ -11,22 +11,20 @@ over the batch), so that the gradient does not depend on micro-batches.
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from whet.models.hooks import blocks, spliced
+from whet.models.hooks import Splice
 from whet.models.packing import Batch
 from whet.models.policy import Policy
 from whet.objectives.forward import Context, kl
 from whet.objectives.objective import Term
-from whet.objectives.views import Seen, View, drawn
+from whet.objectives.views import Spliced, View, drawn
 
 LARGEST = 5.0  # of f
 
@@ -52,7 +50,7 @@ def deviation(hidden: Tensor, mask: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class BlockNoise(View):
+class BlockNoise(Spliced):
     """Adaptive noise on the outputs of some blocks.
 
     Attributes:
@@ -68,14 +66,8 @@ class BlockNoise(View):
     relative: bool = False
     through: bool = False
 
-    def check(self, policy: Policy) -> None:
-        blocks(policy)
-
-    def see(self, policy: Policy, batch: Batch, seed: int) -> Seen:
-        return Seen(batch.ids)
-
-    def around(self, policy: Policy, batch: Batch, seed: int) -> contextlib.AbstractContextManager[Any]:
-        return spliced(policy, {b: partial(self._noisy, batch, seed, b, sigma) for b, sigma in self.scales})
+    def splices(self, policy: Policy, batch: Batch, seed: int) -> Mapping[int, Splice]:
+        return {block: partial(self._noisy, batch, seed, block, sigma) for block, sigma in self.scales}
 
     def _noisy(self, batch: Batch, seed: int, block: int, sigma: float, hidden: Tensor) -> Tensor:
         scale = sigma * adaptive_scale(hidden, batch.mask, self.beta)
@@ -83,33 +75,6 @@ class BlockNoise(View):
             scale = scale * deviation(hidden, batch.mask)
         xi = drawn(batch, seed, lambda draw, n: torch.randn(n, hidden.shape[-1], generator=draw), block, self.draw)
         return hidden + xi.to(hidden) * (scale if self.through else scale.detach())
-
-
-@dataclass(frozen=True)
-class Dropout(View):
-    """Dropout on the output of every block, of the same entries whenever the visit is seen again.
-
-    Attributes:
-        p: the share that is dropped; the rest is scaled up by 1 / (1 - p).
-        draw: tells two passes of one visit apart.
-    """
-
-    p: float
-    draw: int = 0
-
-    def check(self, policy: Policy) -> None:
-        blocks(policy)
-
-    def see(self, policy: Policy, batch: Batch, seed: int) -> Seen:
-        return Seen(batch.ids)
-
-    def around(self, policy: Policy, batch: Batch, seed: int) -> contextlib.AbstractContextManager[Any]:
-        def drop(block: int, hidden: Tensor) -> Tensor:
-            size = hidden.shape[-1]
-            kept = drawn(batch, seed, lambda draw, n: torch.rand(n, size, generator=draw) >= self.p, block, self.draw)
-            return hidden * kept / (1 - self.p)
-
-        return spliced(policy, {i: partial(drop, i) for i in range(len(blocks(policy)))})
 
 
 @dataclass

@@ -7,14 +7,16 @@ perturbed differently in each epoch and identically after a resume.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from whet.models.hooks import Splice, blocks, spliced
 from whet.models.packing import Batch
 from whet.models.policy import Policy
 from whet.seeds import seed_for
@@ -117,6 +119,54 @@ class Neftune(View):
     def see(self, policy: Policy, batch: Batch, seed: int) -> Seen:
         embeds = policy.embed(batch.ids)
         return Seen(batch.ids, embeds=embeds + uniform(batch, seed, embeds, self.alpha, self.padded))
+
+
+class Spliced(View):
+    """The sequences as they are, padded; what blocks give on is read or replaced."""
+
+    def check(self, policy: Policy) -> None:
+        blocks(policy)
+
+    def see(self, policy: Policy, batch: Batch, seed: int) -> Seen:
+        return Seen(batch.ids)
+
+    def splices(self, policy: Policy, batch: Batch, seed: int) -> Mapping[int, Splice]:
+        """{block: what is done with its output (B, T, H)}, see `models.hooks`."""
+        raise NotImplementedError
+
+    def around(self, policy: Policy, batch: Batch, seed: int) -> contextlib.AbstractContextManager[Any]:
+        return spliced(policy, self.splices(policy, batch, seed))
+
+
+@dataclass(frozen=True, eq=False)
+class Read(Spliced):
+    """`fn(block, output (B, T, H))` is shown what every block gives on."""
+
+    fn: Callable[[int, Tensor], None]
+
+    def splices(self, policy: Policy, batch: Batch, seed: int) -> Mapping[int, Splice]:
+        return {block: partial(self.fn, block) for block in range(len(blocks(policy)))}
+
+
+@dataclass(frozen=True)
+class Dropout(Spliced):
+    """Dropout on the output of every block, of the same entries whenever the visit is seen again.
+
+    Attributes:
+        p: the share that is dropped; the rest is scaled up by 1 / (1 - p).
+        draw: tells two passes of one visit apart.
+    """
+
+    p: float
+    draw: int = 0
+
+    def splices(self, policy: Policy, batch: Batch, seed: int) -> Mapping[int, Splice]:
+        def drop(block: int, hidden: Tensor) -> Tensor:
+            size = hidden.shape[-1]
+            kept = drawn(batch, seed, lambda draw, n: torch.rand(n, size, generator=draw) >= self.p, block, self.draw)
+            return hidden * kept / (1 - self.p)
+
+        return {block: partial(drop, block) for block in range(len(blocks(policy)))}
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ MEASURING = {
     "others",
     "others_n",
     "others_look_n",
+    "probes",
 }  # named only if need be
 
 

@@ -10,8 +10,10 @@ draw is uniform over categories (not over problems, where categories differ in s
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from statistics import fmean
+from typing import Any
 
 import torch
 
@@ -19,14 +21,12 @@ from whet.advantages.estimators import group_indices, numbers, standardise
 from whet.errors import WhetError, unknown
 from whet.records import Row
 from whet.seeds import rng_for
-from whet.sources.curriculum import Queues
-from whet.sources.problems import Problems, Uniform
-from whet.tasks import Problem, Task
+from whet.sources.curriculum import Reordered, category_of
+from whet.sources.problems import Problems
+from whet.tasks import Problem
 
-if TYPE_CHECKING:
-    from whet.models.policy import Policy
-    from whet.sources.collector import Scope
-
+LOOK = 512  # problems of a source without an end that are looked at to find its categories
+PATIENCE = 100_000  # problems looked through for one of a category
 EPSILON = 0.1  # of the greedy rule
 LEAST = 0.01  # value below which no category falls under the proportional rule
 
@@ -60,9 +60,7 @@ RULES: dict[str, Callable[[Sequence[float], float], list[float]]] = {
 def size_of_advantage(rows: Sequence[Row]) -> list[float]:
     """|A| of each answer, the mean over its learnt tokens: answers of any length weigh alike."""
     if any("advantage" not in row["response"].per_token for row in rows):
-        raise WhetError(
-            "bandit: there is no advantage to take the size of; use signal=accuracy, or a stage that estimates one"
-        )
+        raise WhetError("bandit: the answers have no advantage; use signal=accuracy, or a stage that estimates one")
     return [float(row["response"].per_token["advantage"][row["response"].learn_mask].abs().mean()) for row in rows]
 
 
@@ -85,8 +83,11 @@ SIGNALS: dict[str, Callable[[Sequence[Row]], list[float]]] = {
 }  # fmt: skip
 
 
-class Bandit(Problems):
-    """Draws from the categories of another source.
+class Bandit(Reordered):
+    """Draws from the categories of another source, each a queue in the order in which that source gives its problems.
+
+    An empty queue is filled by drawing on, for all categories at once. Of a source that ends, each epoch thus puts a fresh
+    shuffled copy of every category's problems behind what remains of the last.
 
     Args:
         over: the other source; by default the task's own train split. With one category a bandit gives its problems on in
@@ -101,6 +102,7 @@ class Bandit(Problems):
             falls, or keeps its value (the formula).
 
     Attributes:
+        queues: the problems of each category that were taken of the other source; the first `given` of them were drawn.
         values: Q of each category.
     """
 
@@ -109,46 +111,58 @@ class Bandit(Problems):
         rule: str = "softmax", signal: str = "advantage", decay_unvisited: bool = False,
     ) -> None:  # fmt: skip
         if not 0 < rate <= 1 or not temperature > 0:
-            raise WhetError(
-                f"bandit: the rate is in (0, 1] and the temperature above 0, not {rate:g} and {temperature:g}"
-            )
+            raise WhetError(f"bandit: rate is in (0, 1] and temperature above 0, not {rate:g} and {temperature:g}")
         for what, value, known in (("rule", rule, RULES), ("signal", signal, SIGNALS)):
             if value not in known:
                 raise unknown(f"{what} of the bandit", value, known)
-        self.over = over or Uniform()
-        self.rate, self.temperature, self.rule, self.signal = rate, temperature, rule, signal
-        self.decay_unvisited = decay_unvisited
-        self.queues = Queues(self.over, by)
+        super().__init__(over)
+        self.category, self.rate, self.temperature = category_of(by), rate, temperature
+        self.rule, self.signal, self.decay_unvisited = rule, signal, decay_unvisited
         self.values: dict[str, float] = {}
         self.draws = 0
         self._means: dict[str, float] = {}  # of accuracy, when a category was last drawn
+        self.restart(self.origin)
+
+    # -- queues ----------------------------------------------------------------------------------------------------------
+    def restart(self, origin: Mapping[str, Any]) -> None:
+        self.origin, self.taken, self.given = dict(origin), 0, Counter[str]()
+
+    def open(self) -> None:
+        """Besides, a first look: the categories are then known."""
+        self.over.load_state_dict(self.origin)
+        wanted, self.taken = max(self.taken, self.over.size or LOOK), 0
+        self.queues: dict[str, list[Problem]] = {}
         self._drawn: dict[str, str] = {}  # problem id -> category, until its answers are seen
-
-    def tasks(self, task: Task) -> Sequence[Task]:
-        return self.over.tasks(task)
-
-    def bind(self, task: Task, seed: int) -> None:
-        self._seed = seed
-        self.over.bind(task, seed)
-        self._open()
-
-    def prepare(self, policy: Policy, scope: Scope) -> None:
-        self.over.load_state_dict(self.queues.origin)
-        self.over.prepare(policy, scope)
-        if self.over.state_dict() != self.queues.origin:  # a filter has made it another source
-            self.queues.load_state_dict({"origin": self.over.state_dict(), "taken": 0, "given": {}})
-        self._open()
-
-    def _open(self) -> None:
-        self.queues.open()
-        self._drawn = {}
-        self.counts = {**self.over.counts, "categories": len(self.queues.names)}
+        self._take(wanted)
+        self.counts = {**self.over.counts, "categories": len(self.queues)}
         if self.over.size:
-            self.counts |= {f"category {name}": n for name, n in self.queues.sizes.items()}
+            self.counts |= {f"category {name}": len(self.queues[name]) for name in self.categories}
 
+    def _take(self, n: int) -> None:
+        self.taken += n
+        for problem in self.over.draw(n):
+            self.queues.setdefault(self.category(problem), []).append(problem)
+
+    def pop(self, category: str) -> Problem:
+        """The next problem of a category."""
+        looked, place = 0, self.given[category]
+        while place == len(self.queues.get(category, ())):
+            if looked == PATIENCE:
+                raise WhetError(f"there is no further problem of category '{category}' among {PATIENCE} problems")
+            self._take(1)
+            looked += 1
+        self.given[category] += 1
+        return self.queues[category][place]
+
+    @property
+    def categories(self) -> list[str]:
+        """In order of their names."""
+        return sorted(self.queues)
+
+    # -- values ----------------------------------------------------------------------------------------------------------
     def probabilities(self) -> dict[str, float]:
         """Of each category, now."""
-        names = self.queues.names
+        names = self.categories
         shares = RULES[self.rule]([self.values.get(name, 0.0) for name in names], self.temperature)
         return dict(zip(names, shares, strict=True))
 
@@ -158,7 +172,7 @@ class Bandit(Problems):
         for _ in range(n):
             rng = rng_for(self._seed, "bandit", self.draws)
             (category,) = rng.choices(list(shares), list(shares.values()))
-            found.append(self.queues.pop(category))
+            found.append(self.pop(category))
             self._drawn[found[-1].id] = category
             self.draws += 1
         return found
@@ -179,24 +193,23 @@ class Bandit(Problems):
             rewards = {c: mean - self._means.get(c, mean) for c, mean in means.items()}
             self._means |= means
         if self.decay_unvisited:
-            rewards = {**dict.fromkeys(self.queues.names, 0.0), **rewards}
+            rewards = {**dict.fromkeys(self.queues, 0.0), **rewards}
         for category, reward in rewards.items():
             self.values[category] = (1 - self.rate) * self.values.get(category, 0.0) + self.rate * reward
 
     def report(self) -> Mapping[str, float]:
         """Q and probability of each category, and the mean level that is drawn from now on."""
         shares = self.probabilities()
-        level = sum(share * self.queues.level(name) for name, share in shares.items())
+        level = sum(share * fmean(p.level for p in self.queues[name]) for name, share in shares.items())
         values = {f"value/{name}": self.values.get(name, 0.0) for name in shares}
         return {"level": level, **{f"share/{name}": share for name, share in shares.items()}, **values}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"queues": self.queues.state_dict(), "values": dict(self.values), "means": dict(self._means),
-                "draws": self.draws}  # fmt: skip
+        return {"origin": self.origin, "taken": self.taken, "given": dict(self.given), "values": dict(self.values),
+                "means": dict(self._means), "draws": self.draws}  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.queues.load_state_dict(state["queues"])
-        self.values = {name: float(v) for name, v in state["values"].items()}
-        self._means = {name: float(v) for name, v in state["means"].items()}
-        self.draws = int(state["draws"])
-        self._open()
+        self.restart(state["origin"])
+        self.taken, self.given, self.draws = int(state["taken"]), Counter(state["given"]), int(state["draws"])
+        self.values, self._means = dict(state["values"]), dict(state["means"])
+        self.open()

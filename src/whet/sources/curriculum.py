@@ -1,25 +1,21 @@
-"""Curricula: which problems come when. Both sources here reorder another one, whose problems they put into categories.
+"""Curricula: which problems come when. The sources here and in `bandit.py` reorder another one's problems.
 
-A source's problems are a function of its state, so what is kept in a checkpoint is where the other source began, how many
-problems were taken from it, and how many of each category were given on; a resumed run takes them again.
+A source's problems are a function of its state, so what is kept in a checkpoint is where the other source began and how much of
+it was given on; a resumed run takes its problems again.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from whet.errors import WhetError
-from whet.sources.problems import Problems, Uniform
+from whet.sources.problems import Over, Problems
 from whet.tasks import Problem, Task
 
 if TYPE_CHECKING:
     from whet.models.policy import Policy
     from whet.sources.collector import Scope
-
-LOOK = 512  # problems of a source without an end that are looked at to find its categories
-PATIENCE = 100_000  # problems looked through for one of a category
 
 
 def category_of(by: str) -> Callable[[Problem], str]:
@@ -29,94 +25,52 @@ def category_of(by: str) -> Callable[[Problem], str]:
         by: `category` (a problem without one has its level), `level`, `task`, a column of the rows, or several of these
             joined by `+` (`task+level`).
     """
-    names = [name.strip() for name in by.split("+")]
-    if not all(names):
-        raise WhetError(
-            f"categories by '{by}': give category, level, task, a column of the rows, or several as task+level"
-        )
 
-    def one(problem: Problem, name: str) -> str:
-        if name == "category":
-            return problem.category or f"level-{problem.level}"
-        if name == "level":
-            return f"level-{problem.level}"
-        if name == "task":
-            return problem.task
-        if name not in problem.data:
-            raise WhetError(f"problem '{problem.id}' has no '{name}' to put it into a category by; its task gives category, "
-                            f"level, task{''.join(f', {column}' for column in problem.data)}")  # fmt: skip
-        return str(problem.data[name])
+    def category(problem: Problem) -> str:
+        level = f"level-{problem.level}"
+        known = {**problem.data, "category": problem.category or level, "level": level, "task": problem.task}
+        names = [name.strip() for name in by.split("+")]
+        for name in names:
+            if name not in known:
+                raise WhetError(f"problem '{problem.id}' has no '{name}' to put it into a category by; give one of "
+                                f"{', '.join(known)}, or several as task+level")  # fmt: skip
+        return "+".join(str(known[name]) for name in names)
 
-    return lambda problem: "+".join(one(problem, name) for name in names)
+    return category
 
 
-class Queues:
-    """The problems of another source in a queue for each category, in the order in which it gives them.
+class Reordered(Over):
+    """The problems of another source in an order of its own.
 
-    An empty queue is filled by drawing on, for all categories at once. Of a source that ends, each epoch thus puts a fresh
-    shuffled copy of every category's problems behind what remains of the last.
+    Attributes:
+        origin: where the other source was before anything of it was taken.
     """
 
-    def __init__(self, over: Problems, by: str) -> None:
-        self.over, self._category = over, category_of(by)
-        self.origin = over.state_dict()
-        self.taken, self.given = 0, dict[str, int]()
-        self._waiting: dict[str, deque[Problem]] = {}
-        self._levels: dict[str, tuple[int, int]] = {}  # how many problems, and the sum of their levels
+    def __init__(self, over: Problems | None = None) -> None:
+        super().__init__(over)
+        self.origin = self.over.state_dict()
+
+    def bind(self, task: Task, seed: int) -> None:
+        super().bind(task, seed)
+        self.open()
+
+    def prepare(self, policy: Policy, scope: Scope) -> None:
+        self.over.load_state_dict(self.origin)
+        super().prepare(policy, scope)
+        if self.over.state_dict() != self.origin:  # a filter has made it another source
+            self.restart(self.over.state_dict())
+        self.open()
 
     def open(self) -> None:
-        """Take again what was taken, or a first look; the categories are then known."""
-        self.over.load_state_dict(self.origin)
-        wanted, given = max(self.taken, self.over.size or LOOK), self.given
-        self.taken, self.given, self._waiting, self._levels = 0, {}, {}, {}
-        for problem in self.over.draw(wanted):
-            self._put(problem)
-        for category, n in given.items():
-            for _ in range(n):
-                self.pop(category)
+        """Take again what was taken since `origin`."""
+        raise NotImplementedError
 
-    def _put(self, problem: Problem) -> None:
-        category = self._category(problem)
-        self.taken += 1
-        self._waiting.setdefault(category, deque()).append(problem)
-        n, levels = self._levels.get(category, (0, 0))
-        self._levels[category] = n + 1, levels + problem.level
-
-    @property
-    def names(self) -> list[str]:
-        """The categories, in order of their names."""
-        return sorted(self._waiting)
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Problems of each category so far."""
-        return {name: self._levels[name][0] for name in self.names}
-
-    def level(self, category: str) -> float:
-        """The mean level of its problems."""
-        n, levels = self._levels[category]
-        return levels / n
-
-    def pop(self, category: str) -> Problem:
-        looked = 0
-        waiting = self._waiting.setdefault(category, deque())
-        while not waiting:
-            if looked == PATIENCE:
-                raise WhetError(f"there is no further problem of category '{category}' among {PATIENCE} problems")
-            self._put(*self.over.draw(1))
-            looked += 1
-        self.given[category] = self.given.get(category, 0) + 1
-        return waiting.popleft()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"origin": self.origin, "taken": self.taken, "given": dict(self.given)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.origin, self.taken = dict(state["origin"]), int(state["taken"])
-        self.given = {name: int(n) for name, n in state["given"].items()}
+    def restart(self, origin: Mapping[str, Any]) -> None:
+        """Begin there, with nothing taken yet."""
+        raise NotImplementedError
 
 
-class Ordered(Problems):
+class Ordered(Reordered):
     """The problems of another source by level, easiest or hardest first, ties in its own order.
 
     Each `total` of its problems are one pass: they are the problems that a run of so many draws sees without an order,
@@ -131,38 +85,28 @@ class Ordered(Problems):
     def __init__(self, total: int, hardest: bool = False, over: Problems | None = None) -> None:
         if total < 1:
             raise WhetError(f"an order needs at least one problem, not {total}")
-        self.total, self.hardest, self.over = total, hardest, over or Uniform()
-        self.cursor = 0
-        self._origin = self.over.state_dict()
-        self._pass: list[Problem] = []
-        self._level = 0.0
+        super().__init__(over)
+        self.total, self.hardest = total, hardest
+        self.cursor, self._level = 0, 0.0
 
-    def tasks(self, task: Task) -> Sequence[Task]:
-        return self.over.tasks(task)
+    def open(self) -> None:
+        self.counts = self.over.counts
+        self._pass: list[Problem] = []  # taken when it is drawn from
 
-    def bind(self, task: Task, seed: int) -> None:
-        self.over.bind(task, seed)
-        self._pass = []
-
-    def prepare(self, policy: Policy, scope: Scope) -> None:
-        self.over.load_state_dict(self._origin)
-        self.over.prepare(policy, scope)
-        if self.over.state_dict() != self._origin:  # a filter has made it another source
-            self._origin, self.cursor = self.over.state_dict(), 0
-        self.counts, self._pass = self.over.counts, []
+    def restart(self, origin: Mapping[str, Any]) -> None:
+        self.origin, self.cursor = dict(origin), 0
 
     def draw(self, n: int) -> list[Problem]:
-        found: list[Problem] = []
-        while len(found) < n:
+        found = []
+        for _ in range(n):
             if self.cursor == self.total:
-                self.cursor, self._origin, self._pass = 0, self.over.state_dict(), []
+                self.restart(self.over.state_dict())
+                self.open()
             if not self._pass:
-                self.over.load_state_dict(self._origin)
-                sign = -1 if self.hardest else 1
-                self._pass = sorted(self.over.draw(self.total), key=lambda p: sign * p.level)
-            part = self._pass[self.cursor : self.cursor + n - len(found)]
-            self.cursor += len(part)
-            found += part
+                self.over.load_state_dict(self.origin)
+                self._pass = sorted(self.over.draw(self.total), key=lambda p: p.level, reverse=self.hardest)
+            found.append(self._pass[self.cursor])
+            self.cursor += 1
         self._level = sum(p.level for p in found) / max(1, n)
         return found
 
@@ -171,7 +115,9 @@ class Ordered(Problems):
         return {"level": self._level}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"origin": self._origin, "cursor": self.cursor}
+        return {"origin": self.origin, "cursor": self.cursor}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._origin, self.cursor, self._pass = dict(state["origin"]), int(state["cursor"]), []
+        self.restart(state["origin"])
+        self.cursor = int(state["cursor"])
+        self.open()

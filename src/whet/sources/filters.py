@@ -19,7 +19,7 @@ from whet.errors import WhetError
 from whet.models.policy import Policy
 from whet.sampling.sampler import SamplingSettings
 from whet.seeds import seed_for
-from whet.sources.problems import Problems, Uniform, epochs
+from whet.sources.problems import Over, Problems, epochs
 from whet.sources.rollouts import ask, distinct, judge_all
 from whet.tasks import Problem, Task
 
@@ -64,7 +64,7 @@ def answered(
     return np.array([[v.value for v in own] for own in judged]).reshape(len(problems), samples)
 
 
-class Filtered(Problems):
+class Filtered(Over):
     """The problems of another source that pass a rule, each once an epoch.
 
     They are chosen once, when the stage is entered, and stay for the stage; the next stage chooses anew. Before that
@@ -84,18 +84,15 @@ class Filtered(Problems):
         if samples < 1 or pool < 0:
             raise WhetError(f"filter: at least one sample and no negative pool, not samples={samples} and pool={pool}")
         self.rule, self.samples, self.pool, self.temperature = rule, samples, pool, temperature
-        self.over = over or Uniform()
+        super().__init__(over)
         self.counts = {}
         self.cursor = 0
         self._origin: Mapping[str, Any] = {}
         self._kept: list[int] | None = None
 
-    def tasks(self, task: Task) -> Sequence[Task]:
-        return self.over.tasks(task)
-
     def bind(self, task: Task, seed: int) -> None:
-        self.over.bind(task, seed)
-        self._seed, self._origin = seed, self.over.state_dict()
+        super().bind(task, seed)
+        self._origin = self.over.state_dict()
         self.cursor, self._kept, self._problems = 0, None, list[Problem]()
         n = self.pool or self.over.size
         if not n:
@@ -105,7 +102,7 @@ class Filtered(Problems):
     def prepare(self, policy: Policy, scope: Scope) -> None:
         if "verifier" not in scope.task.provides():
             raise WhetError(f"task '{scope.task.spec()}' has no verifier to filter its problems by")
-        self.over.prepare(policy, scope)
+        super().prepare(policy, scope)
         self._origin = self.over.state_dict()
         pool = self._pool()
         accuracy = answered(pool, self.samples, policy, scope.task, seed_for(scope.seed, "filter"), self.temperature)

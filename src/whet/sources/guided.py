@@ -16,13 +16,13 @@ from dataclasses import replace
 from whet.errors import unknown
 from whet.models.meter import Meter
 from whet.models.policy import Policy
-from whet.records import Row, Sample, Segment
+from whet.records import Row, Sample
 from whet.sampling.sampler import SamplingSettings
-from whet.sources.answering import Answering
+from whet.sources.answering import Answering, alone, behind
 from whet.sources.collector import Scope, Stored, trim
 from whet.sources.problems import Problems
 from whet.sources.rollouts import ask, distinct
-from whet.sources.teachers import Question, Teacher, user
+from whet.sources.teachers import Teacher
 from whet.tasks import Problem, Response, Task
 from whet.tasks.outline import unnumbered
 
@@ -87,25 +87,35 @@ class Guidances(Stored):
     def __init__(self, rows: int = 1000, teacher: Teacher | None = None) -> None:
         super().__init__()
         self.n, self.teacher = rows or 4096, teacher
-        self.needs = frozenset() if teacher else frozenset({"plans"})
+        if teacher is None:
+            self.needs = frozenset({"plans"})
+
+    def asked(self, problem: Problem) -> str:
+        """What the teacher is asked."""
+        return guide_prompt(problem).prompt
 
     def build(self, problems: Problems, policy: Policy, scope: Scope) -> list[Row]:
         drawn = distinct(problems.draw(self.n))
         if self.teacher is None:
             written = [p.plan for p in drawn]
         else:
-            asked = [Question(user(guide_prompt(p).prompt), p, seed=scope.seed) for p in drawn]
-            written = [reply.strip() for reply in self.teacher.reply(asked)]
-        rows, dropped = [], Counter[str]()
+            written = self.teacher.about(drawn, [self.asked(p) for p in drawn], scope.seed)
+        kept, dropped = list[tuple[Problem, str]](), Counter[str]()
         for problem, text in zip(drawn, written, strict=True):
             guidance = "\n".join(steps_of(text))
             if why := fault(guidance, problem):
                 dropped[f"dropped: {why}"] += 1
                 continue
-            segments = policy.format.prompt(guide_prompt(problem)) + policy.format.response(guidance, None, kind="plan")
-            rows.append(Row({"response": trim(Sample(segments, problem.id, problem.id), policy.max_length)}))
-        self.counts = {"questions": len(drawn), "kept": len(rows), **dropped}
-        return rows
+            kept.append((problem, guidance))
+        samples = self.samples(kept, policy, scope)
+        self.counts = {"questions": len(drawn), "kept": len(samples), **dropped}
+        return [Row({"response": trim(sample, policy.max_length)}) for sample in samples]
+
+    def samples(self, kept: Sequence[tuple[Problem, str]], policy: Policy, scope: Scope) -> list[Sample]:
+        """What is learnt of problems and their guidances."""
+        form = policy.format
+        return [Sample(form.prompt(guide_prompt(p)) + form.response(guidance, None, kind="plan"), p.id, p.id)
+                for p, guidance in kept]  # fmt: skip
 
 
 class Guided(Answering):
@@ -141,15 +151,13 @@ class Guided(Answering):
             row = []
             for i, (_, spent) in enumerate(own):
                 (sample,) = next(answers)
-                head = [s for s in sample.segments if not s.sampled]
-                tail = [s for s in sample.segments if s.sampled]
-                row.append(replace(sample, segments=[*head, *spent, *tail], per_token={}, rollout_id=i))
+                row.append(replace(behind(sample, spent), rollout_id=i))
             found.append(row)
         return found
 
     def guidances(
         self, policy: Policy, problems: Sequence[Problem], settings: SamplingSettings, n: int, seed: int
-    ) -> list[list[tuple[str, list[Segment]]]]:
+    ) -> list[list[tuple[str, list[int]]]]:
         """`n` guidances to each problem, as text and as the tokens that they took."""
         if self.guide != "policy":
             return [[(p.plan if self.guide == "task" else "", [])] * n for p in problems]
@@ -157,17 +165,14 @@ class Guided(Answering):
         found = []
         for samples in ask(policy, [guide_prompt(p) for p in problems], own, n, seed):
             texts = [read.rationale or read.text for read in map(policy.format.read, samples)]
-            spent = [[Segment("guidance", [i for s in x.segments if s.sampled for i in s.ids], sampled=True)]
-                     for x in samples]  # fmt: skip
-            found.append(list(zip([text.strip() for text in texts], spent, strict=True)))
+            found.append([(text.strip(), sample.sampled) for text, sample in zip(texts, samples, strict=True)])
         if settings.temperature == 0:
             self._written = {p.id: row[0][0] for p, row in zip(problems, found, strict=True)}
         return found
 
     def read(self, policy: Policy, sample: Sample) -> Response:
         assert self.responder is not None, "bind first"
-        answer = replace(sample, segments=[s for s in sample.segments if s.kind != "guidance"])
-        return self.responder.format.read(answer)
+        return self.responder.format.read(alone(sample))
 
     def measure(self, policy: Policy, task: Task, problems: Sequence[Problem]) -> Mapping[str, float]:
         """`plans_leak`: the share of written guidances that compute; `plans_exact`: of those that are the task's plan."""

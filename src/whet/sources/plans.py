@@ -13,12 +13,11 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from whet.errors import WhetError
 from whet.models.policy import Policy
@@ -38,11 +37,9 @@ class Member:
 
     Attributes:
         prefix: the segments that it begins with. Where they close with an `eos` the answer is whole and nothing is drawn.
-        tables: what an earlier draw left about the prefix (`sampler_logprob`, `entropy`): (tokens of the prefix,) each.
     """
 
     prefix: tuple[Segment, ...] = ()
-    tables: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def length(self) -> int:
@@ -188,15 +185,11 @@ def ask_members(
             places[at].append((group, place))
         asked[problem.id] += len(members)
         found.append({i: _given(problem, question, m, settings) for i, m in enumerate(members) if m.whole})
-    for request, where, samples in zip(requests, places, policy.sample(requests), strict=True):
-        end = sum(len(s.ids) for s in request.segments)
+    for where, samples in zip(places, policy.sample(requests), strict=True):
         for (group, place), sample in zip(where, samples, strict=True):
             member = groups[group][place]
-            for name, values in member.tables.items():
-                sample.per_token[name][end - member.length : end] = values
             if member.drawn:
-                answer = [i for s in sample.segments if s.sampled for i in s.ids]
-                sample.segments = [s for s in sample.segments if not s.sampled] + policy.format.cut(answer)
+                sample.segments = [s for s in sample.segments if not s.sampled] + policy.format.cut(sample.sampled)
             found[group][place] = sample
     return [[replace(samples[i], rollout_id=i) for i in range(len(samples))] for samples in found]
 
@@ -215,6 +208,4 @@ def _given(problem: Problem, question: Sequence[Segment], member: Member, settin
     segments = [*question, *(replace(s, ids=list(s.ids)) for s in member.prefix)]
     sample = Sample(segments, problem.id, problem.id, settings=settings.as_dict())
     sample.per_token = {name: torch.zeros(len(sample)) for name in ("sampler_logprob", "entropy")}
-    for name, values in member.tables.items():
-        sample.per_token[name][len(sample) - member.length :] = values
     return sample

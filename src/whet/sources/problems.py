@@ -92,6 +92,27 @@ class Uniform(Problems):
         self.cursor = int(state["cursor"])
 
 
+class Over(Problems):
+    """The problems of another source: fewer of them, or in another order.
+
+    Args:
+        over: the other source; by default the task's own train split.
+    """
+
+    def __init__(self, over: Problems | None = None) -> None:
+        self.over = over or Uniform()
+
+    def tasks(self, task: Task) -> Sequence[Task]:
+        return self.over.tasks(task)
+
+    def bind(self, task: Task, seed: int) -> None:
+        self._seed = seed
+        self.over.bind(task, seed)
+
+    def prepare(self, policy: Policy, scope: Scope) -> None:
+        self.over.prepare(policy, scope)
+
+
 @dataclass(frozen=True)
 class Part:
     """One source of a mixture.

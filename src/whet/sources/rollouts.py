@@ -302,7 +302,7 @@ def unique(samples: Sequence[Sample]) -> list[Sample]:
     """The first of each distinct response."""
     seen: dict[tuple[int, ...], Sample] = {}
     for sample in samples:
-        seen.setdefault(tuple(i for s in sample.segments if s.sampled for i in s.ids), sample)
+        seen.setdefault(tuple(sample.sampled), sample)
     return list(seen.values())
 
 

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import threading
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
@@ -26,6 +29,8 @@ from whet.ranks import Ranks
 from whet.runs import index
 from whet.sampling.sampler import SamplingSettings
 from whet.sources.teachers import Question, Teacher
+
+log = logging.getLogger("whet")
 
 FIRST = 5.0
 AGAIN = {408, 409, 425, 429, 500, 502, 503, 504}  # statuses that may pass
@@ -42,6 +47,10 @@ class Server(Teacher):
         deadline: seconds until a request that keeps failing is given up; FIRST at most while the server never answered.
         timeout: seconds that one reply may take.
         cache: the folder of replies; by default `$WHET_HOME/teachers`.
+
+    Attributes:
+        usage: replies that were asked for, and where the server says it their `prompt_tokens` and `completion_tokens`; what
+            was read from the disk took nothing.
     """
 
     def __init__(
@@ -53,6 +62,8 @@ class Server(Teacher):
         self.concurrency, self.deadline, self.timeout = concurrency, deadline, timeout
         self.cache = cache or index.place().parent / "teachers"
         self.met = False
+        self.usage: Counter[str] = Counter()
+        self._counting = threading.Lock()
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -61,7 +72,11 @@ class Server(Teacher):
     def reply(self, questions: Sequence[Question]) -> list[str]:
         self.model = self.model or self._only_model()
         with ThreadPoolExecutor(self.concurrency) as pool:  # ranks share the questions: each is asked once
-            return Ranks.here().map(lambda own: list(pool.map(self._reply, own)), questions)
+            replies = Ranks.here().map(lambda own: list(pool.map(self._reply, own)), questions)
+        log.info(
+            "teacher '%s': %s", self.name, ", ".join(f"{n} {what}" for what, n in self.usage.items()) or "no new reply"
+        )
+        return replies
 
     def _reply(self, question: Question) -> str:
         body = {
@@ -81,11 +96,19 @@ class Server(Teacher):
             text = found["choices"][0]["message"]["content"] or ""
         except (KeyError, IndexError, TypeError):
             raise WhetError(f"teacher '{self.name}': its reply is not a chat completion: {str(found)[:200]}") from None
+        self._count(found.get("usage"))
         self.cache.mkdir(parents=True, exist_ok=True)
         draft = kept.with_name(f"{kept.name}.{os.getpid()}-{id(question)}")
         draft.write_text(json.dumps({"request": json.loads(asked), "reply": text}))
         draft.replace(kept)  # so that a file with the final name is whole
         return text
+
+    def _count(self, told: Any) -> None:
+        with self._counting:
+            self.usage["replies"] += 1
+            for what in ("prompt_tokens", "completion_tokens"):
+                if isinstance(told, Mapping) and isinstance(told.get(what), int):
+                    self.usage[what] += told[what]
 
     def _only_model(self) -> str:
         names = [str(row["id"]) for row in self._call("/models").get("data", [])]

@@ -54,6 +54,10 @@ class Teacher:
         """One text for each question, in order."""
         raise NotImplementedError
 
+    def about(self, problems: Sequence[Problem], texts: Sequence[str], seed: int) -> list[str]:
+        """The replies to one text about each problem."""
+        return self.reply([Question(user(text), p, seed=seed) for p, text in zip(problems, texts, strict=True)])
+
 
 class Procedural(Teacher):
     """A function that computes the reply."""

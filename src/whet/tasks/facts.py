@@ -18,13 +18,13 @@ from whet.tasks.facts_world import (
     CHANGES,
     JOBS,
     LAST_YEAR,
-    PHRASES,
-    QUESTIONS,
     SIZES,
     STATEMENTS,
     Fact,
     Stated,
     World,
+    ask,
+    elder,
     read,
     world,
 )
@@ -170,19 +170,19 @@ class Facts(Procedural):
 
     def build(self, parameters: tuple[str, ...], level: int) -> Problem:
         """The question in its first wording; with an open book, its facts alone stand before it."""
-        context = tuple(_needed(parameters, self.world(), self.year)) if self.form == "open" else ()
+        context = tuple(self.world().needed(parameters, self.year)) if self.form == "open" else ()
         return self._word({"question": parameters, "wording": 0, "context": context}, level)
 
     def _answer(self, question: tuple[str, ...], year: int) -> str:
         place = self.world()
         if question[0] == "comparison":
-            return _elder(question, [place.value(person, "age") for person in question[1:3]])
-        return place.value(*_needed(question, place, year)[-1], year)
+            return elder(question, [place.value(person, "age") for person in question[1:3]])
+        return place.value(*place.needed(question, year)[-1], year)
 
     def _context(self, question: tuple[str, ...], level: int, rng: random.Random) -> tuple[Fact, ...]:
         """The facts needed and distractors (the same subjects' other facts, others' same facts), in random order."""
         place = self.world()
-        needed = _needed(question, place, self.year)
+        needed = place.needed(question, self.year)
         chosen = dict.fromkeys(needed)
         for _ in range(10 * DISTRACTORS[level - 1]):  # a small world may have fewer
             if len(chosen) == len(needed) + DISTRACTORS[level - 1]:
@@ -200,10 +200,10 @@ class Facts(Procedural):
     def _word(self, data: Mapping[str, Any], level: int, name: str = "") -> Problem:
         place, question, wording = self.world(), data["question"], data["wording"]
         kind = question[0]
-        needed = _needed(question, place, self.year)
+        needed = place.needed(question, self.year)
         answer, old = self._answer(question, self.year), self._answer(question, 0)
         stated = [(*fact, place.value(*fact, self.year)) for fact in needed]
-        asked = _ask(question, wording)
+        asked = ask(question, wording)
         choices = question[1:3] if kind == "comparison" else ()
         return Problem(
             id=name,
@@ -247,7 +247,7 @@ class Facts(Procedural):
         """One check a step, then the answer's. A second hop may start from whatever the first one stated."""
         question = problem.data["question"]
         lines = [line.strip() for line in response.rationale.splitlines() if line.strip()]
-        due = [*_needed(question, self.world(), self.year)]
+        due = [*self.world().needed(question, self.year)]
         said: list[Stated] = []
         checks: list[Check] = []
         for i in range(max(len(problem.steps), len(lines))):
@@ -292,7 +292,7 @@ class Facts(Procedural):
         stale (what held before a change) and compare (a false comparison).
         """
         question = problem.data["question"]
-        needed = _needed(question, self.world(), self.year)
+        needed = self.world().needed(question, self.year)
         for _ in range(100):
             label, at = rng.choice(self._labels(needed, question[0])), rng.randrange(len(needed))
             if label == "compare":
@@ -307,7 +307,7 @@ class Facts(Procedural):
             values = [value for _, _, value in stated]
             if question[0] == "comparison" and values[0] == values[1]:
                 continue
-            answer = _elder(question, values) if question[0] == "comparison" else values[-1]
+            answer = elder(question, values) if question[0] == "comparison" else values[-1]
             if answer != problem.answer:
                 return Corruption(self._steps(question, stated), answer, label, at)
         raise WhetError(f"problem '{problem.id}': found no corruption")
@@ -325,7 +325,7 @@ class Facts(Procedural):
     ) -> list[Stated] | None:
         """The facts as stated by a rationale that gets fact `at` wrong; None where this label does not fit it."""
         place = self.world()
-        kind, needed = question[0], _needed(question, place, self.year)
+        kind, needed = question[0], place.needed(question, self.year)
         subject, attribute = needed[at]
         people = place.people[: SIZES[level - 1]]
         stated = [(*fact, place.value(*fact, self.year)) for fact in needed]
@@ -370,32 +370,6 @@ class Facts(Procedural):
 
     def max_answer_tokens(self) -> int:
         return 112  # the longest rationale, two ages and their comparison, is 64 bytes
-
-
-def _needed(question: tuple[str, ...], place: World, year: int) -> list[Fact]:
-    """The facts that a question rests on, in the order of use."""
-    kind, subject, *rest = question
-    if kind == "lookup":
-        return [(subject, rest[0])]
-    if kind == "twohop":
-        return [(subject, rest[0]), (place.value(subject, rest[0], year), rest[1])]
-    return [(subject, "age"), (rest[0], "age")]
-
-
-def _ask(question: tuple[str, ...], wording: int) -> str:
-    kind, subject, *rest = question
-    if kind == "comparison":
-        return QUESTIONS[rest[1]][wording].format(a=subject, b=rest[0])
-    if kind == "twohop":
-        asked = QUESTIONS[rest[1]][wording].format(s=PHRASES[rest[0]].format(s=subject))
-        return asked[0].upper() + asked[1:]
-    return QUESTIONS[rest[0]][wording].format(s=subject)
-
-
-def _elder(question: tuple[str, ...], ages: list[str]) -> str:
-    """The one of the two people compared that the ages make the answer."""
-    _, first, second, which = question
-    return first if (int(ages[0]) > int(ages[1])) == (which == "older") else second
 
 
 def _whole(option: str, text: int | str, highest: int) -> int:

@@ -141,6 +141,15 @@ class World:
         yield from ((person, attribute) for person in self.people[:size] for attribute in ATTRIBUTES)
         yield from ((town, "country") for town in self.towns)
 
+    def needed(self, question: tuple[str, ...], year: int = 0) -> list[Fact]:
+        """The facts that a question (see `Facts.draw`) rests on, in the order of use."""
+        kind, subject, *rest = question
+        if kind == "lookup":
+            return [(subject, rest[0])]
+        if kind == "twohop":
+            return [(subject, rest[0]), (self.value(subject, rest[0], year), rest[1])]
+        return [(subject, "age"), (rest[0], "age")]
+
     def state(self, fact: Fact, year: int = 0, wording: int = 0) -> str:
         """A fact as a sentence."""
         return STATEMENTS[fact[1]][wording].format(s=fact[0], v=self.value(*fact, year))
@@ -155,6 +164,23 @@ class World:
 def world(seed: int, size: int) -> World:
     """The world of a seed, made once a process."""
     return World(seed, size)
+
+
+def ask(question: tuple[str, ...], wording: int) -> str:
+    """A question in words."""
+    kind, subject, *rest = question
+    if kind == "comparison":
+        return QUESTIONS[rest[1]][wording].format(a=subject, b=rest[0])
+    if kind == "twohop":
+        asked = QUESTIONS[rest[1]][wording].format(s=PHRASES[rest[0]].format(s=subject))
+        return asked[0].upper() + asked[1:]
+    return QUESTIONS[rest[0]][wording].format(s=subject)
+
+
+def elder(question: tuple[str, ...], ages: list[str]) -> str:
+    """The one of the two people compared that the ages make the answer."""
+    _, first, second, which = question
+    return first if (int(ages[0]) > int(ages[1])) == (which == "older") else second
 
 
 _FORMS = [

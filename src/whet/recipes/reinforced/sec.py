@@ -63,14 +63,7 @@ def sec(
         raise unknown("order", order, ORDERS)
     if limit and problems is not None:
         raise WhetError("limit and problems both say where problems come from; give one")
-    own: dict[str, Any] = {
-        "by": by,
-        "rate": rate,
-        "tau": tau,
-        "rule": rule,
-        "signal": signal,
-        "decay_unvisited": decay_unvisited,
-    }
+    own = {"by": by, "rate": rate, "tau": tau, "rule": rule, "signal": signal, "decay_unvisited": decay_unvisited}
     given = [name for name, value in own.items() if value != BANDIT[name]]
     if order != "bandit" and given:
         raise WhetError(f"sec: {', '.join(given)} is the bandit's, and order is {order}")

@@ -1,8 +1,9 @@
 """DFT with its anchor on a task that the base half knows, and DFT alone on facts that it cannot know.
 
 All arms take equally many steps on the same rows; asft's cost one forward more. sft runs at three rates. `sft+kl` has the anchor
-without the weights: in the paper both parts are needed. Drift is seen as accuracy lost on other tasks, not as a KL. The paper's
-demonstrations are natural text; here they are clean, so that the weights have no noise to leave out.
+without the weights: in the paper both parts are needed. Drift is judged as accuracy lost on other tasks; as a KL to the start on
+held-out rows (`drift_kl`) it is followed beside that and decides nothing. The paper's demonstrations are natural text; here they
+are clean, so that the weights have no noise to leave out.
 
 `dft-facts` is the negative control of the weights: an invented world, of which the base knows nothing, asked for in a wording that
 training has not shown.
@@ -33,7 +34,7 @@ from whet.study import Judgement, above, below, every, study
     task="mod-chain:level=2",
     budget="steps:100",
     metrics=["accuracy", "forgetting", "mean@4", "tokens_per_answer"],
-    settings={"test_n": 384, "k": 4, "validation_n": 128, "keep": "last", "evaluations": 4},
+    settings={"test_n": 384, "k": 4, "validation_n": 128, "keep": "last", "evaluations": 4, "probes": ["drift"]},
     quick={"budget": "steps:10", "test_n": 64, "others_n": 32, "validation_n": 32, "evaluations": 2},
     full={"seeds": 5, "budget": "steps:600", "test_n": 1024},
 )

@@ -54,7 +54,7 @@ def faft(
     warm: int = 0,
     limit: int = 256,
     steps: int = 120,
-    batch: int = 16,
+    batch: int = 8,
     lr: float | Rate = Rate(small=1e-3, paper=5e-5),
     **training: Any,
 ) -> Recipe:

@@ -9,24 +9,20 @@ where the prediction moves much while the likelihood hardly falls, each with the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from statistics import median
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from whet.errors import WhetError
-from whet.models.hooks import blocks, spliced
-from whet.models.packing import Batch
+from whet.models.hooks import blocks
 from whet.models.policy import Policy
 from whet.objectives import Clean, Context, View
 from whet.objectives.forward import kl
 from whet.objectives.noise import BlockNoise, adaptive_scale, deviation
-from whet.objectives.views import Seen, drawn
+from whet.objectives.views import Read, drawn
 from whet.records import Row
 from whet.seeds import rng_for
 
@@ -71,11 +67,6 @@ class Plan:
                 found = dict.fromkeys(order[: self.number], RELATIVE)
         self.scales = tuple(sorted(found.items()))
 
-    def view(self, draw: int) -> View:
-        """The noise of one pass; the clean view where there is none."""
-        scales = tuple((b, self.gain * sigma) for b, sigma in self.scales)
-        return BlockNoise(scales, draw, self.beta, self.rule != "auto", self.through) if self.gain else Clean()
-
 
 @dataclass(frozen=True)
 class Planned(View):
@@ -90,20 +81,9 @@ class Planned(View):
             raise WhetError(f"noisefit: the model has {n} blocks, and number={self.plan.number} are asked for")
 
     def at(self, ctx: Context, name: str) -> View:
-        return self.plan.view(self.draw)
-
-
-@dataclass(frozen=True, eq=False)
-class Read(View):
-    """The sequences as they are, padded; `fn(block, output (B, T, H))` is shown what every block gives on."""
-
-    fn: Callable[[int, Tensor], None]
-
-    def see(self, policy: Policy, batch: Batch, seed: int) -> Seen:
-        return Seen(batch.ids)
-
-    def around(self, policy: Policy, batch: Batch, seed: int) -> AbstractContextManager[None]:
-        return spliced(policy, {b: partial(self.fn, b) for b in range(len(blocks(policy)))})
+        plan = self.plan
+        scales = tuple((block, plan.gain * sigma) for block, sigma in plan.scales)
+        return BlockNoise(scales, self.draw, plan.beta, plan.rule != "auto", plan.through) if plan.gain else Clean()
 
 
 def signal_to_noise(policy: Policy, rows: Sequence[Row], seed: int, beta: float = 0.1) -> list[float]:
@@ -168,11 +148,3 @@ def smallest(divergences: Mapping[float, float], target: float) -> float:
     """The smallest factor that reaches the target, else the nearest to it by logarithm."""
     reaching = [f for f in sorted(divergences) if divergences[f] >= target]
     return reaching[0] if reaching else max(divergences, key=lambda f: divergences[f])
-
-
-def state(plan: Plan) -> dict[str, Any]:
-    return {"scales": [list(pair) for pair in plan.scales]}
-
-
-def restore(plan: Plan, saved: Mapping[str, Any]) -> None:
-    plan.scales = tuple((int(b), float(sigma)) for b, sigma in saved["scales"])

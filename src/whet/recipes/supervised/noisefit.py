@@ -23,10 +23,10 @@ from typing import Any
 from whet.errors import WhetError, unknown
 from whet.models.policy import Policy
 from whet.objectives import nll
-from whet.objectives.noise import Agreement, Dropout
-from whet.objectives.views import Neftune
+from whet.objectives.noise import Agreement
+from whet.objectives.views import Dropout, Neftune
 from whet.recipes.recipe import Recipe, recipe
-from whet.recipes.supervised.noise_blocks import RULES, Plan, Planned, restore, state
+from whet.recipes.supervised.noise_blocks import RULES, Plan, Planned
 from whet.recipes.supervised.sft import sft
 from whet.sources import Demonstrations, Problems, Scope
 
@@ -47,10 +47,10 @@ class Calibrated(Demonstrations):
         self.counts = {f"noise in block {block}": 1 for block, _ in self.plan.scales}
 
     def state_dict(self) -> dict[str, Any]:
-        return state(self.plan)
+        return {"scales": [list(pair) for pair in self.plan.scales]}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        restore(self.plan, saved)
+        self.plan.scales = tuple((int(block), float(sigma)) for block, sigma in saved["scales"])
 
 
 @recipe(paper="noisefit", parent="sft")
@@ -65,6 +65,7 @@ def noisefit(
     teacher_grad: bool = False,
     rationale: bool = True,
     normalise: str = "token",
+    steps: int = 120,
     **training: Any,
 ) -> Recipe:
     """NoiseFiT (2504.03302): fit the clean pass, and agree with it under noise in a few blocks.
@@ -80,6 +81,7 @@ def noisefit(
         teacher_grad: whether the passes that are agreed with, and the size of the noise, learn too (the first version).
         rationale: whether the gold rationale stands before the answer.
         normalise: token, sequence, sequence-sum, constant, row or none.
+        steps: optimizer steps, each of three forwards.
     """
     if blocks not in RULES:
         raise unknown("choice of blocks", blocks, RULES)
@@ -99,10 +101,9 @@ def noisefit(
 
     soft = agree("soft_1", None, one) + agree("soft_2", None, two)
     loss = alpha * nll(normalise) + (1 - alpha) / 2 * soft + consistency * agree("consistency", two, one)
-    made = sft(objective=loss, rationale=rationale, **training)
+    made = sft(objective=loss, rationale=rationale, steps=steps, **training)
     if len(loss.terms) > 1 and noise:
-        for stage in made.stages:
-            stage.collect = Calibrated(rationale, plan)
+        made.stages[0].collect = Calibrated(rationale, plan)
     return made
 
 

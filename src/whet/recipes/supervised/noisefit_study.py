@@ -5,7 +5,8 @@ equally many steps but `sft-3x`, which takes three times as many: noisefit's com
 first version's choice of blocks and `random` its control; `neftune` and `r-drop` are the paper's controls.
 
 An answer is asked for five times at temperature 1, as in the paper; the paper's judge is a language model, here it is exact. How
-certain a wrong answer was is not measured: of the paper's claims, accuracy over the five answers is tested.
+certain wrong answers are is measured beside that (`confident_wrong`) and decides nothing: of the paper's claims, accuracy over the
+five answers is tested.
 
     whet reproduce noisefit
 """
@@ -38,7 +39,15 @@ RUN = f"{ROWS},steps=80"
     task="facts:level=2",
     budget=None,
     metrics=["mean@5", "accuracy", "majority@5", "forgetting"],
-    settings={"test_n": 384, "k": 5, "others_n": 128, "validation_n": 128, "keep": "last", "evaluations": 4},
+    settings={
+        "test_n": 384,
+        "k": 5,
+        "others_n": 128,
+        "validation_n": 128,
+        "keep": "last",
+        "evaluations": 4,
+        "probes": ["confident-wrong"],
+    },
     quick={"budget": "steps:10", "test_n": 64, "others_n": 32, "validation_n": 32, "evaluations": 2},
     full={"seeds": 5, "test_n": 1024},
 )

@@ -6,10 +6,10 @@ A guidance g is two to six steps without a computation and without the answer; r
 share of such guidances on test is reported. The responder is the start model or another one, and is never trained. Its
 prompt is one fixed form, which without a guidance is the plain question.
 
-Departures: the paper trains by LISA; here any weights move (`--weights lora`). Learning rate, epochs and prompts are ours:
-no code was published.
+Departures: the paper trains by LISA, and here any weights move: `--weights lisa` are the paper's, of how many blocks for how long
+it does not say. Learning rate, epochs and prompts are ours: no code was published.
 
-    whet run sgft
+    whet run sgft --weights lisa
     whet run sgft responder=runs/other/model --task word-problem:level=3
 """
 
