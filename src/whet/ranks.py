@@ -13,6 +13,7 @@ none of them where only some ranks come by.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import heapq
 import logging
@@ -40,6 +41,12 @@ FAILED = "whet/failed"
 LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
+def _leave() -> None:
+    """Before the interpreter takes things apart: a process group that is still there then aborts the process now and then."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 class Ranks:
     """Who does which share. `Ranks()` is one process alone, for which everything here does nothing.
 
@@ -64,6 +71,7 @@ class Ranks:
             if torch.cuda.is_available():
                 torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
             dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=LIMIT)
+            atexit.register(_leave)
         return cls(dist.get_rank(), dist.get_world_size())
 
     @property

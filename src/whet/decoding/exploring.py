@@ -131,7 +131,7 @@ def joined(policy: Policy, drawn: Sequence[Member], sizes: Mapping[int, int], an
     return behind(answers[won], spent)
 
 
-def weighted_vote(labels: Sequence[str | None], weights: Sequence[float]) -> int:
+def weighted_vote(labels: Sequence[str | None], weights: Sequence[int]) -> int:
     """The place of the answer that stands for the label with the greatest weight: its heaviest, of equal ones the first. What
     cannot be read votes for nothing."""
     totals: Counter[str | None] = Counter()
