@@ -110,7 +110,7 @@ def test_a_merge_that_is_not_the_live_model_is_not_left_there(models: Path, tmp_
 def test_a_dry_run_says_what_does_not_match_and_writes_nothing(
     models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "120")  # the table's columns are looked at, not how it is broken
+    monkeypatch.setenv("COLUMNS", "80")  # where nothing of the table may be cut, however long the paths are
     with pytest.raises(SystemExit) as left:
         cli.main(["merge", "interpolate", str(models / "a"), str(models / "other"), "--dry-run"])
     assert left.value.code == 2

@@ -155,7 +155,7 @@ def _show(first: str, found: Sequence[tuple[str, Match]], tokens: Sequence[bool 
             screen.print(f"[yellow]{line}[/]", soft_wrap=True)
 
 
-def _end(path: str, most: int = 20) -> str:
+def _end(path: str, most: int = 16) -> str:
     return path if len(path) <= most else "…" + path[1 - most :]
 
 
