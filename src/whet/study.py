@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from whet.errors import WhetError, unknown
+from whet.evaluation.forgetting import forgetting
 from whet.evaluation.scores import Scores
-from whet.evaluation.statistics import Interval
+from whet.evaluation.statistics import Interval, over_seeds
 
 Outcome = Literal["reproduced", "not reproduced", "inconclusive"]
 LEAST_SEEDS = 3
@@ -159,6 +160,19 @@ def best(scores: Scores, *arms: str) -> str:
 def below(scores: Scores, metric: str, a: str, b: str, by: float = 0.0) -> Judgement:
     """Whether a's metric is below b's by more than `by`."""
     return above(scores, metric, b, a, by)
+
+
+def keeps(scores: Scores, a: str, b: str, by: float = 0.0) -> Judgement:
+    """Whether a loses less than b of other tasks where both are equally accurate on validation: at the best accuracy that every
+    seed of both comes to (`evaluation.forgetting`). Inconclusive where one of them does not rise above the start."""
+    found = forgetting(Scores([*scores.cells[a], *scores.cells[b]]))
+    at = found["at_accuracy"]
+    if not at or at["missed"]:
+        why = "; ".join(f"{arm}: {reason}" for arm, reason in at["missed"].items()) if at else found["why"]
+        return Judgement("inconclusive", f"forgetting of {b} - {a} at equal accuracy cannot be told: {why}")
+    lost = [at["arms"][arm]["by_seed"] for arm in (b, a)]
+    saved = over_seeds([theirs - ours for theirs, ours in zip(*lost, strict=True)])
+    return judged(f"forgetting of {b} - {a} at accuracy {at['accuracy']:.3f}", saved, by)
 
 
 def every(*parts: Judgement) -> Judgement:

@@ -35,7 +35,7 @@ from whet.sources import Problems, Rollouts, Scope
 from whet.sources.collector import trim
 
 SIGNALS = {"positive": ("positive",), "negative": ("negative",), "both": ("positive", "negative")}
-HEAD = {"value_width": 64}
+OWN_DEFAULTS: dict[str, Any] = {"value_width": 64, "steps": 80}  # a step costs twice one of reft
 
 
 class Annotated(Rollouts):
@@ -78,7 +78,7 @@ def near_credit() -> Reward:
     return partial_credit(0.2) + gate(lambda a: a.verdict.status == "wrong", each("near", near))
 
 
-@recipe(paper="carft", parent="reft", task="chain-sum:level=4", defaults=HEAD)
+@recipe(paper="carft", parent="reft", task="chain-sum:level=4", defaults=OWN_DEFAULTS)
 def carft(
     weight: float = 0.1,
     signal: str = "positive",
@@ -110,7 +110,7 @@ def carft(
         if training.get("partial") or training.get("reward"):
             raise WhetError("carft: near_partial says what wrong answers are worth; leave partial and reward away")
         training |= {"partial": 0.0, "reward": near_credit()}
-    warm_up, stage = reft(**{**HEAD, **training}).stages
+    warm_up, stage = reft(**{**OWN_DEFAULTS, **training}).stages
     (update,) = stage.updates
     if weight and stage.batch * stage.collect.group < 2 * update.minibatches:
         raise WhetError("carft: an answer is told apart from the others of its minibatch; sample two or more for each")

@@ -13,12 +13,15 @@ fine-tuned whole back to their first values, without training.
     whet run hft --task my.jsonl --verifier number
     whet run hft tasks="sort:level=2;lists:level=3"
     whet run half-reset
+    whet run half-reset tasks="sort:level=2;lists:level=3"
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from whet.errors import WhetError
 from whet.models.policy import Policy
 from whet.recipes.recipe import Recipe, recipe
 from whet.recipes.supervised.sft import sft
@@ -32,7 +35,7 @@ from whet.weights.snapshot import Snapshots, write_weights
 @recipe(paper="hft", parent="sft")
 def hft(
     share: float = 0.5, grain: str = "category", ends: bool = True, draw: int | None = None, once: bool = False,
-    tasks: str = "", **training: Any,
+    tasks: str = "", until: float = 0.0, **training: Any,
 ) -> Recipe:  # fmt: skip
     """HFT (2404.18466): SFT of a random half of each block's matrices, drawn anew in each stage.
 
@@ -43,33 +46,31 @@ def hft(
         draw: seed of the draws; by default the run's.
         once: one draw for all stages, as a control.
         tasks: train on these, separated by `;`, one after another instead of the run's own.
+        until: each of these ends once validation accuracy on it comes to this; 0 takes all of its steps.
     """
-    weights = choices.hft(share, grain, ends, draw, once)
-    if not tasks:
-        return sft(**training).moving(weights)
-    stream = read_tasks(tasks)
-    stages = sequence(stream, lambda: sft(**training).stages[0])
-    return Recipe(stages, stream=tuple(task.spec() for task in stream)).moving(weights)
+    return _over(tasks, training, until).moving(choices.hft(share, grain, ends, draw, once))
 
 
 @recipe(paper="hft", parent="sft")
-def half_reset(share: float = 0.5, grain: str = "category", **training: Any) -> Recipe:
-    """Half-Reset (2404.18466): SFT, after which a random half of the matrices goes back to where it began.
+def half_reset(share: float = 0.5, grain: str = "category", tasks: str = "", **training: Any) -> Recipe:
+    """Half-Reset (2404.18466): SFT, after which a random half of the matrices goes back to where the run began.
 
     Args:
         share: of the matrices that goes back; 0 is sft.
         grain: category, layer or model.
+        tasks: train on these first, separated by `;`, one after another instead of the run's own.
     """
-    return sft(**training).moving(HalfReset(Half(share, grain, ends=False)))
+    made = _over(tasks, training)
+    return made.moving(HalfReset(Half(share, grain, ends=False), after=len(made.stages)))
 
 
 class HalfReset(Weights):
-    """Full fine-tuning, of which a part goes back at the end to the run's first weights."""
+    """Full fine-tuning, of which a part goes back at the end of the last stage to the run's first weights."""
 
     name = "half-reset"
 
-    def __init__(self, back: Half) -> None:
-        self.back = back
+    def __init__(self, back: Half, after: int = 1) -> None:
+        self.back, self.after, self.ended = back, after, 0
 
     def attach(self, policy: Policy, seed: int) -> None:
         super().attach(policy, seed)
@@ -77,5 +78,24 @@ class HalfReset(Weights):
         self.start.take("start", policy)
 
     def at_stage_end(self, policy: Policy) -> None:
-        kept = self.start["start"]
-        write_weights(policy, {name: kept[name] for name in self.back(policy.model, Facts(self.seed))})
+        self.ended += 1
+        if self.ended >= self.after:
+            kept = self.start["start"]
+            write_weights(policy, {name: kept[name] for name in self.back(policy.model, Facts(self.seed))})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"ended": self.ended}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.ended = state["ended"]
+
+
+def _over(tasks: str, training: Mapping[str, Any], until: float = 0.0) -> Recipe:
+    """sft on the run's task, or on some after another, each measured after each."""
+    if not tasks:
+        if until:
+            raise WhetError("hft: until ends a task of several: name them by tasks")
+        return sft(**training)
+    stream = read_tasks(tasks)
+    stages = sequence(stream, lambda: sft(**training).stages[0], until)
+    return Recipe(stages, stream=tuple(task.spec() for task in stream))

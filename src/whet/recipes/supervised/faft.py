@@ -10,7 +10,10 @@ Departures: plans are learnt alone (the paper does not say), and come from the t
 `warm` steps on the gold plans), instead of a larger planner; weights are whatever `--weights` says instead of 4-bit LoRA.
 With samples=0 and feedback=false it is sft. The paper's refinement loop is in `whet.decoding`.
 
+Any task has the check `answer`; plans, the paper's task, are for a base that can write them (`--model traveller.yaml`).
+
     whet run faft
+    whet run faft lr=1e-3 --task travel --model traveller.yaml
     whet run faft source=policy --task my.jsonl --verifier number
 """
 
@@ -42,7 +45,7 @@ def choose(attempts: Sequence[Attempt], which: str) -> list[Attempt]:
     return [a for a in read if a.right] if which == "passing" else read
 
 
-@recipe(paper="faft", parent="sft", task="travel")
+@recipe(paper="faft", parent="sft")
 def faft(
     samples: int = 8,
     source: str = "auto",
@@ -55,7 +58,7 @@ def faft(
     limit: int = 256,
     steps: int = 120,
     batch: int = 8,
-    lr: float | Rate = Rate(small=1e-3, paper=5e-5),
+    lr: float | Rate = Rate(small=3e-4, paper=5e-5),
     **training: Any,
 ) -> Recipe:
     """Feedback-aware fine-tuning: answers of any quality behind the checker's feedback; asked for all-success.
@@ -72,7 +75,7 @@ def faft(
         limit: problems.
         steps: optimizer steps.
         batch: answers a step.
-        lr: learning rate; by default 1e-3 below 50 M parameters and 5e-5 above.
+        lr: learning rate; by default 3e-4 below 50 M parameters and 5e-5 above.
     """
     if learn not in LEARN:
         raise unknown("kind of answers to learn", learn, LEARN)
