@@ -40,7 +40,7 @@ from whet.training.stage import Stage, Update
 
 SFT: dict[str, Any] = {"batch": 48, "lr": Rate(small=5e-4, paper=1e-5), "warmup": 0.1, "schedule": "linear"}
 RL_RATE = Rate(small=1e-4, paper=3e-7)
-PPO: dict[str, Any] = {"group": 1, "batch": 32, "steps": 200, "lr": RL_RATE, "warmup": 0, "value_weight": 5.0, "kl": 0.05,
+PPO: dict[str, Any] = {"group": 1, "batch": 32, "steps": 100, "lr": RL_RATE, "warmup": 0, "value_weight": 5.0, "kl": 0.05,
                        "normalise": "sequence"}  # fmt: skip
 
 

@@ -1,9 +1,9 @@
 """Half fine-tuning on three tasks in turn: what is left of the base's skills and of the earlier tasks.
 
 Every arm takes equally many steps on each task, but for the last two, in which a task ends at the same validation accuracy: half
-of the matrices may need more steps, so that less forgetting at equal steps can be less learning. `once`
-keeps one draw for all tasks, `no-ends` rests embeddings and head too, and `reset` is full fine-tuning of which half of the matrices goes back at the end. Each seed draws its own masks, of which five are
-averaged: in four blocks the draw matters.
+of the matrices may need more steps, so that less forgetting at equal steps can be less learning. `once` keeps one draw for all tasks, `no-ends` rests
+embeddings and head too, and `reset` is full fine-tuning of which half of the matrices goes back at the end. Each seed draws its own
+masks, of which five are averaged: in four blocks the draw matters.
 
     whet reproduce hft
 """
