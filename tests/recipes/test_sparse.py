@@ -15,6 +15,7 @@ from whet.errors import WhetError
 from whet.launch import resume, run
 from whet.objectives import Context, as_objective
 from whet.recipes.recipe import Recipe, get_recipe
+from whet.recipes.sparse.composed import START
 from whet.recipes.sparse.hft import HalfReset
 from whet.recipes.sparse.lt_sft import DistanceToStart, Ticket
 from whet.tasks import get_task
@@ -269,3 +270,39 @@ def test_what_cannot_be_a_method_is_refused() -> None:
             get_recipe("lt-sft")(method=method)
     with pytest.raises(WhetError, match="unknown argument of recipe 'grpo' 'gruop'"):
         get_recipe("lt-sft")(method="grpo:gruop=4")
+
+
+# -- composition ---------------------------------------------------------------------------------------------------------
+TWO = "parity;parity:level=2"
+
+
+def test_the_sum_is_the_start_and_every_change() -> None:
+    recipe = made("composed-sft", tasks=TWO, density=0.1)
+    ended, seen = fitted(recipe)
+    before = start()
+    assert len(recipe.stages) == 4 and all(
+        torch.equal(entered[n], before[n]) for entered in seen.entered for n in before
+    )
+    held = recipe.stages[-1].weights.held
+    assert set(held) == {START, *(stage.task.spec() for stage in recipe.stages)}
+    changes = [{n: held[s][n] - before[n] for n in before} for s in held if s != START]
+    for name in before:
+        assert torch.allclose(ended[name], before[name] + sum(change[name] for change in changes), atol=1e-6), name
+    eligible = sum(p.numel() for p in without_norms(trained_policy().model).values())
+    for change in changes:
+        assert 0 < sum(int((d != 0).sum()) for d in change.values()) <= round(0.1 * eligible)
+
+
+def test_whole_changes_are_added_in_one_phase_each() -> None:
+    recipe = made("composed-sft", tasks=TWO, dense=True)
+    ended, _ = fitted(recipe)
+    alone = [fitted(Recipe([made("composed-sft", tasks=TWO, dense=True).stages[0]]))[0]]
+    held, before = recipe.stages[-1].weights.held, start()
+    assert len(recipe.stages) == 2
+    assert all(torch.equal(held[recipe.stages[0].task.spec()][n], alone[0][n]) for n in before)
+    assert all(torch.equal(ended[n], before[n]) for n in before if "norm" in n), "norms stay"
+
+
+def test_a_sum_needs_two_tasks() -> None:
+    with pytest.raises(WhetError, match="two tasks"):
+        get_recipe("composed-sft")(tasks="parity")

@@ -35,7 +35,7 @@ from whet.sources import Problems, Rollouts, Scope
 from whet.sources.collector import trim
 
 SIGNALS = {"positive": ("positive",), "negative": ("negative",), "both": ("positive", "negative")}
-OWN_DEFAULTS: dict[str, Any] = {"value_width": 64, "steps": 80}  # a step costs twice one of reft
+OWN_DEFAULTS: dict[str, Any] = {"value_width": 64, "steps": 60}  # a step costs twice one of reft
 
 
 class Annotated(Rollouts):

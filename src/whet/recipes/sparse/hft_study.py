@@ -1,8 +1,8 @@
 """Half fine-tuning on three tasks in turn: what is left of the base's skills and of the earlier tasks.
 
 Every arm takes equally many steps on each task, but for the last two, in which a task ends at the same validation accuracy: half
-of the matrices may need more steps, so that less forgetting at equal steps can be less learning. `once` keeps one draw for all tasks, `no-ends` rests
-embeddings and head too, and `reset` is full fine-tuning of which half of the matrices goes back at the end. Each seed draws its own
+of the matrices may need more steps, so that less forgetting at equal steps can be less learning. `no-ends` rests embeddings
+and head too, and `reset` is full fine-tuning of which half of the matrices goes back at the end. Each seed draws its own
 masks, of which five are averaged: in four blocks the draw matters.
 
     whet reproduce hft
@@ -25,13 +25,12 @@ TO = f"steps=150,until=0.8,{TASKS}"
     arms={
         "full": f"hft:{RUN},share=1",
         "hft": f"hft:{RUN}",
-        "once": f"hft:{RUN},once=true",
         "no-ends": f"hft:{RUN},ends=false",
         "reset": f"half-reset:{RUN}",
         "full, to 0.8": f"hft:{TO},share=1",
         "hft, to 0.8": f"hft:{TO}",
     },
-    controls=["once", "no-ends", "full, to 0.8", "hft, to 0.8"],
+    controls=["no-ends", "full, to 0.8", "hft, to 0.8"],
     task="word-problem:level=2",
     budget=None,
     seeds=5,
