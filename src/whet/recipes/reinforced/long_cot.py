@@ -48,7 +48,7 @@ REPETITION = ("dense", "sparse", "none")
 def long_cot(
     sft_steps: int = 20,
     cot: str = "long",
-    steps: int = 60,
+    steps: int = 40,
     lr: float | Rate = Rate(small=1e-4, paper=5e-7),
     curve: str = "cosine",
     margin: int = 4,
