@@ -16,6 +16,7 @@ sampled from the whole distribution, not cut by top-p and min-p, which the ratio
 see each other. `span=2` leaves stage 1 while its rate is still high, as the release does. The decoder with a predicted budget
 is not here.
 
+    whet run two-stage
     whet run two-stage --task countdown:trace=search
 """
 
@@ -48,7 +49,7 @@ def shaped(form: str = "answer", unit: str = "token", budget: int = 0) -> Reward
     return FORMS[form]() + length(COSINE, budget=budget, unit=unit, name="cosine") + relative_length(unit)
 
 
-@recipe(paper="two-stage", parent="grpo", defaults=GRPO, task="countdown:trace=search")
+@recipe(paper="two-stage", parent="grpo", defaults=GRPO, task="word-problem:level=3")
 def two_stage(
     rows: int = 384,
     sft_epochs: float = 10.0,
