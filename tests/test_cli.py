@@ -25,6 +25,7 @@ from whet.papers import papers
 from whet.recipes.recipe import recipes
 from whet.sampling import SamplingSettings
 from whet.sources import ask
+from whet.study import studies
 from whet.tasks import Problem
 from whet.terminal.progress import Display
 
@@ -438,14 +439,14 @@ def test_doctor(whet: Callable[..., Ran]) -> None:
     assert "whet[scale]" in ran.out or "ray" in ran.out
 
 
-def test_papers_are_implemented_where_a_recipe_names_them(
+def test_papers_are_implemented_where_a_recipe_or_a_study_names_them(
     whet: Callable[..., Ran], here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "250")
     (here / "results/dpo").mkdir(parents=True)
     (here / "results/dpo/verdict.json").write_text('{"verdict": "holds"}')
     shown = whet("papers").out
-    named = {entry.paper for entry in recipes().values()}
+    named = {entry.paper for entry in recipes().values()} | {study.paper for study in studies().values()}
     for paper in papers():
         line = next(line for line in shown.splitlines() if line.split()[1:2] == [paper.slug])
         assert ("implemented" in line) == (paper.slug in named), paper.slug

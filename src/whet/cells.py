@@ -53,6 +53,7 @@ IRRELEVANT = {
 FOLLOWED = ("problems/level", "temperature", "contrast_positive/cosine")
 # of a look's, likewise
 LOOKED = ("accuracy", "others", *NUMBERS)
+MIB = 1 << 20
 OF_THE_START = ("task", "verifier", "validation", "test", "dtype", "test_n", "k", "others", "others_n", "probes")
 
 
@@ -270,11 +271,15 @@ def _cell(job: Job, minutes: float) -> Cell:
     record = RunConfig.read(folder.config)[1]
     question = job.question
     measured = _measured(job.folder, "after")
-    measured["metrics"]["steps"] = summary["steps"]
+    spent = summary["compute"]
+    measured["metrics"] |= {"steps": summary["steps"], "seconds": spent["seconds"], "updates": spent["optimizer_steps"]}
+    if "trained" in spent:  # not in a run of an earlier version
+        measured["metrics"] |= {"trained_thousands": spent["trained"] / 1000, "optimizer_mib": spent["optimizer_bytes"] / MIB,
+                                "gradient_mib": spent["gradient_bytes"] / MIB}  # fmt: skip
     return Cell(
         arm=job.arm, seed=job.config.seed, key=question.key, config=question.values, data=question.data,
         task=summary["task"], model=summary["model"], curve=_curve(folder), compute=summary["compute"], versions=record["versions"],
-        minutes=max(minutes, summary["compute"]["seconds"] / 60), **measured,
+        minutes=max(minutes, summary["compute"]["seconds"] / 60), sketches=summary.get("sketches", {}), **measured,
     )  # fmt: skip
 
 

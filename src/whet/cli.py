@@ -40,7 +40,7 @@ Setting = tuple[Any, str, str, object]
 SETTINGS: dict[str, Setting] = {
     "model": (str, METHOD, "base, micro, a folder or Hub name; none is base", None),
     "task": (str, METHOD, "a task's name, a JSONL file, or hub:ORG/NAME; else the recipe's own, mostly", "chain-sum"),
-    "verifier": (str, METHOD, "of a file task: exact, number, math, choice, regex:..., FILE.py:FUNCTION", None),
+    "verifier": (str, METHOD, "of a file task: exact, normalized, number, math, choice, regex:..., FILE.py:FUNCTION", None),
     "validation": (str, METHOD, "a file task's validation file; else 10 % by hash of the prompt", None),
     "test": (str, METHOD, "a file task's test file; else 10 % by hash of the prompt", None),
     "weights": (str, METHOD, "which weights move: full, lora, lift, hft:share=0.5 ...; see `whet weights`", "full"),
@@ -60,7 +60,7 @@ SETTINGS: dict[str, Setting] = {
     "others": (list[str], EVALUATION, "tasks, or a suite of them, whose accuracy shows what is forgotten; none: forgetting/1", None),
     "others_n": (int, EVALUATION, "test problems of each of them", 256),
     "others_look_n": (int, EVALUATION, "the same at each evaluation during training; 0 leaves them out", 0),
-    "probes": (list[str], EVALUATION, "numbers besides accuracy, at each look and at the end: drift, confident-wrong", None),
+    "probes": (list[str], EVALUATION, "numbers besides accuracy, at each look and at the end: drift, confident-wrong, sampled-drift, geometry, spliced", None),
     "device": (str, MACHINE, "auto, cpu, cuda, cuda:1, mps", "auto"),
     "dtype": (str, MACHINE, "float32, bfloat16, float64, or mixed (fp32 weights, bf16 forwards)", "float32"),
     "activation_checkpointing": (bool, MACHINE, "recompute activations in the backward to save memory", False),
@@ -91,7 +91,8 @@ TaskOfRecipe = Annotated[
     str | None, typer.Option(help="a task's name, a JSONL file, or hub:ORG/NAME; else the recipe's own")
 ]
 Verifier = Annotated[
-    str | None, typer.Option(help="of a file task: exact, number, math, choice, regex:..., FILE.py:FUNCTION")
+    str | None,
+    typer.Option(help="of a file task: exact, normalized, number, math, choice, regex:..., FILE.py:FUNCTION"),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float64, or mixed")]

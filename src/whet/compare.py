@@ -72,7 +72,11 @@ class Comparison:
     def compute(self, arm: Arm) -> dict[str, float]:
         """The meter of a run of the arm, the mean over its seeds."""
         cells = self.scores.cells[arm.label]
-        return {k: sum(c.compute[k] for c in cells) / len(cells) for k in cells[0].compute}
+        return {
+            k: sum(c.compute[k] for c in cells) / len(cells)
+            for k in cells[0].compute
+            if all(k in c.compute for c in cells)
+        }
 
     def spent(self, arm: Arm) -> list[float]:
         """The spent share of the budget, one number a seed; a step's overshoot above 1. Empty without a budget."""

@@ -23,7 +23,7 @@ class RunConfig(BaseModel):
         "chain-sum", description="a task's name, a JSONL file, or hub:ORG/NAME; else the recipe's own, mostly"
     )
     verifier: str | None = Field(
-        None, description="of a file task: exact, number, math, choice, regex:..., FILE.py:FUNCTION"
+        None, description="of a file task: exact, normalized, number, math, choice, regex:..., FILE.py:FUNCTION"
     )
     validation: str | None = Field(None, description="a file task's validation file; else 10 % by hash of the prompt")
     test: str | None = Field(None, description="a file task's test file; else 10 % by hash of the prompt")
@@ -59,7 +59,8 @@ class RunConfig(BaseModel):
     others_n: int = Field(256, ge=1, description="test problems of each of them")
     others_look_n: int = Field(0, ge=0, description="the same at each evaluation during training; 0 leaves them out")
     probes: list[str] | None = Field(
-        None, description="numbers besides accuracy, at each look and at the end: drift, confident-wrong"
+        None,
+        description="numbers besides accuracy, at each look and at the end: drift, confident-wrong, sampled-drift, geometry, spliced",
     )
 
     @classmethod

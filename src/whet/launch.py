@@ -153,7 +153,8 @@ class Run:
             raise WhetError(f"recipe '{config.recipe}' says itself which weights move ({', '.join(dict.fromkeys(own))}); leave "
                             f"--weights {config.weights} out")  # fmt: skip
         self.plan = self._plan()
-        self.evaluator = Evaluator(self.task, self.plan, self.recipe.answering, get_probes(config.probes or ()))
+        probes = [*get_probes(config.probes or ()), *self.recipe.probes]
+        self.evaluator = Evaluator(self.task, self.plan, self.recipe.answering, probes)
         if self.ranks.first:
             _made(config.model)
         self.ranks.broadcast(None)  # the others find it made
@@ -232,6 +233,7 @@ class Run:
             **({"stream": list(stream)} if stream else {}),
             "others": {k: {"before": before["others"][k], "after": others[k]} for k in others},
             "compute": self.policy.meter.as_dict(),
+            **({"sketches": sketches} if (sketches := self.evaluator.sketches(self.policy)) else {}),
         }
         summary = plain(summary)
         if self.tracked:
@@ -265,6 +267,7 @@ class Run:
             both = {"greedy": greedy.as_dict(), "sampled": sampled.as_dict() if sampled else None}
             write_atomic(self.folder.path / f"matrix-{when}.json", json.dumps(plain(both)))
         summary = metrics.summary(greedy, sampled) | self.evaluator.measures(self.policy)
+        summary |= self.evaluator.aspects(self.policy)
         return summary | self.evaluator.probed(self.policy, greedy), self.evaluator.forgetting(self.policy)
 
     def _stream(self) -> Stream | None:

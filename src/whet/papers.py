@@ -1,6 +1,6 @@
 """The papers that Whet is made from, as they stand in `papers.toml`.
 
-Whether a paper is implemented is not written there: it is when a registered recipe names it.
+Whether a paper is implemented is not written there: it is when a registered recipe or a study names it.
 """
 
 from __future__ import annotations

@@ -10,8 +10,20 @@ from torch import Tensor
 
 from tiny import tiny_model
 from whet.errors import WhetError
-from whet.probes.geometry import MEASURES, by_chance, jaccard, mean, measure, overlap, split, unchanged
-from whet.weights.selectors import top_mask
+from whet.probes.geometry import (
+    MEASURES,
+    OVERLAPS,
+    Cache,
+    Factors,
+    directions,
+    mean,
+    measure,
+    overlap,
+    split,
+    sweep,
+    unchanged,
+)
+from whet.weights.selectors import low_rank_magnitude, top_mask
 
 
 def model(weight: Tensor) -> dict[str, Tensor]:
@@ -41,8 +53,10 @@ def test_nothing_moved() -> None:
     found = numbers(weight, weight.clone())
     assert found["sparsity"] == 1.0 and found["change"] == found["drift"] == 0.0
     assert found["angle_left"] == pytest.approx(0, abs=1e-4) and found["angle_right"] == pytest.approx(0, abs=1e-4)
-    for name in ("principal", "low", "spared", "top_principal", "top_low"):
+    for name in ("principal", "low", "spared", "top_principal", "top_low", "drift_by_change", "angle_by_change"):
         assert found[name] is None, "undefined, not 0"
+    (place,) = measure(model(weight), model(weight), rank=5)
+    assert all(place.cosines[side] == pytest.approx([1.0] * 5, abs=1e-5) for side in ("left", "right"))
     assert mean(measure(model(weight), model(weight)))["principal"] is None
 
 
@@ -54,12 +68,17 @@ def test_a_rotation_turns_the_left_space_and_keeps_the_spectrum() -> None:
     assert found["drift"] == pytest.approx(0, abs=1e-6)
     assert math.cos(math.radians(found["angle_left"])) == pytest.approx(0.95534, abs=1e-5)
     assert found["angle_right"] == pytest.approx(0, abs=1e-3)
-    assert found["gap"] == pytest.approx(1 / 3)
+    assert found["gap"] == pytest.approx(1 / 3) and found["energy"] == pytest.approx(9 / 14)
+    change = (rotation @ before - before).norm() / before.norm()
+    assert found["angle_by_change"] == pytest.approx(math.degrees(0.3) / 2 / float(change), rel=1e-4)
+    (place,) = measure(model(before), model(rotation @ before), rank=2)
+    assert place.cosines["left"] == pytest.approx([1.0, math.cos(0.3)], abs=1e-6), "the largest first"
 
 
 def test_drift() -> None:
     found = numbers(torch.diag(torch.tensor([3.0, 4.0])), torch.diag(torch.tensor([3.0, 5.0])))
     assert found["drift"] == pytest.approx(1 / 5) and found["change"] == pytest.approx(1 / 5)
+    assert found["drift_by_change"] == pytest.approx(1.0)
 
 
 def test_overlap_is_a_share_of_the_changed_entries() -> None:
@@ -75,6 +94,8 @@ def test_random_updates_overlap_as_often_as_chance_has_it() -> None:
     mask = torch.rand(before.shape, generator=draw) < 0.1
     found = numbers(before, before + mask * before.abs(), density=0.3)
     assert found["principal"] == pytest.approx(0.3, abs=0.02) and found["low"] == pytest.approx(0.3, abs=0.02)
+    principal = top_mask(low_rank_magnitude(before), 18_000)
+    assert numbers(before, before + principal * before.abs(), density=0.3)["principal"] == 1.0
     low = top_mask(-before.abs(), 18_000)
     found = numbers(before, before + low * 0.5, density=0.3)
     assert (
@@ -82,19 +103,32 @@ def test_random_updates_overlap_as_often_as_chance_has_it() -> None:
     )
 
 
-def test_jaccard_and_chance() -> None:
-    assert by_chance(0.5, 0.5) == pytest.approx(1 / 3) and by_chance(0, 0) == 0
-    before = torch.ones(10, 10)
-    one = before.clone()
-    one[:5] += 1
-    assert jaccard(model(before), [model(one), model(one)]) == (1.0, pytest.approx(1 / 3))
-    other = before.clone()
-    other[3:8] += 1
-    assert jaccard(model(before), [model(one), model(other)])[0] == pytest.approx(2 / 8)
-    with pytest.raises(WhetError, match="needs two"):
-        jaccard(model(before), [model(one)])
-    with pytest.raises(WhetError, match="no run has changed anything"):
-        jaccard(model(before), [model(before), model(before)])
+def test_zeros_and_subnormals_are_unchanged_where_they_are_equal() -> None:
+    tiny = torch.tensor([0.0, -0.0, 1e-40, 1e-40, 1e-40])
+    assert unchanged(tiny, torch.tensor([-0.0, 0.0, 1e-40, 2e-40, 0.0])).tolist() == [True, True, True, False, False]
+
+
+def test_kept_factors_give_the_same_numbers_and_the_selectors_score() -> None:
+    draw = torch.Generator().manual_seed(2)
+    before, after = torch.randn(24, 40, generator=draw), torch.randn(24, 40, generator=draw)
+    cache: Cache = {}
+    first = measure(model(before), model(after), cache=cache)
+    assert list(cache) == ["layers.0.q_proj.weight"]
+    assert measure(model(before), model(after), cache=cache) == first == measure(model(before), model(after))
+    torch.testing.assert_close(Factors.of(before).principal(3), low_rank_magnitude(before, rank=3))
+    assert [directions(r, (24, 40)) for r in (0, 5, 1 / 4, 1 / 100, 99)] == [3, 5, 6, 1, 24]
+
+
+def test_the_sweep_has_what_is_measured_at_each_rank_and_density() -> None:
+    draw = torch.Generator().manual_seed(3)
+    before = torch.randn(32, 48, generator=draw)
+    after = before + 0.01 * torch.randn(32, 48, generator=draw)
+    found = sweep(model(before), model(after), ranks=(1 / 8, 10), densities=(0.1, 0.5))
+    assert [(row["rank"], row["density"]) for row in found] == [(1 / 8, 0.1), (1 / 8, 0.5), (10, 0.1), (10, 0.5)]
+    one = numbers(before, after, rank=10, density=0.5)
+    assert all(found[3][name] == pytest.approx(one[name]) for name in OVERLAPS)
+    nothing = sweep(model(before), model(before), ranks=(4,), densities=(0.2,))
+    assert nothing == [{"rank": 4, "density": 0.2, **dict.fromkeys(OVERLAPS)}]
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "phi3", "gpt_neox"])

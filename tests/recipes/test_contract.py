@@ -30,7 +30,8 @@ QUICK: dict[str, Any] = {"test_n": 4, "validation_n": 4, "k": 0, "others": [], "
 # an argument of one of these names is made small, whatever the recipe
 SMALL: dict[str, Any] = {
     "steps": 2, "batch": 4, "group": 4, "number": 2, "growth": 1.0, "questions": 24, "problems": 24, "samples": 4,
-    "temperature": 1.0, "minibatches": 2, "epochs": 1, "limit": 24, "rows": 12,
+    "temperature": 1.0, "minibatches": 2, "epochs": 1, "limit": 24, "rows": 12, "sae_steps": 2,
+    "recipient_steps": 2, "recipient_rows": 12, "sft_steps": 2,
     "sets": "parity;parity:level=2", "tasks": "parity;parity:level=2", "pool": 24,
 }  # fmt: skip
 
@@ -101,8 +102,9 @@ def test_it_trains_saves_loads_and_resumes(name: str, weights: str, kind: str, s
 
     # plain libraries load the folder, and answer alike
     AutoTokenizer.from_pretrained(folder)
-    plain: Any = AutoModelForCausalLM if weights == "full" else AutoPeftModelForCausalLM
-    assert (folder / "adapter_config.json").exists() == (weights != "full")
+    adapted = done.policy.peft is not None  # where weights are full it is the recipe that says so
+    plain: Any = AutoPeftModelForCausalLM if adapted else AutoModelForCausalLM
+    assert (folder / "adapter_config.json").exists() == adapted and (adapted or weights == "full")
     assert own_answers(done.policy) == own_answers(policy) == plain_answers(plain.from_pretrained(folder), policy)
 
     # k + k steps are 2k steps
@@ -158,3 +160,25 @@ def test_it_refuses_a_task_that_lacks_what_it_needs(name: str, monkeypatch: pyte
         monkeypatch.setattr(type(task), "provides", lambda self, need=need: have - {need})
         with pytest.raises(WhetError, match=f"needs {need} and task 'parity' has none: provide rows with"):
             recipe.check(task)
+
+
+COMBINED = (("grpo", "lift"), ("asft", "hft"), ("relift", "lora"), ("lt-sft", "full"))
+
+
+@pytest.mark.parametrize(("name", "weights"), COMBINED)
+def test_methods_combine_with_weights(name: str, weights: str, tmp_path: Path) -> None:
+    """Any loss with any weights: what is chosen moves, the model is loaded as any other, and LT-SFT trains sec's curriculum."""
+    more: dict[str, Any] = {"method": "sec:group=4", "density": 0.1} if name == "lt-sft" else {}
+    settings = {**QUICK, "model": trained_folder("qwen3", "tags", **ROOM), "weights": weights, "task": "parity"}
+    done = run(name, out=tmp_path / "run", **settings, **{**arguments(name), "lr": 1e-2, **more})
+    before, now = load(settings["model"]).model.state_dict(), load(tmp_path / "run" / "model").model.state_dict()
+    changed = {n: now[n] != before[n] for n in before if n in now}
+    share = sum(int(c.sum()) for c in changed.values()) / sum(c.numel() for c in changed.values())
+    assert share > 0 if weights != "lora" else share == 0 and done.policy.peft is not None
+    if weights == "lift":
+        assert share <= 0.05 and not bool(changed["model.embed_tokens.weight"].any())
+    if weights == "hft":
+        still = [n for n, c in changed.items() if "proj" in n and not bool(c.any())]
+        assert 0 < len(still) < sum("proj" in n for n in changed)
+    if name == "lt-sft":
+        assert share <= 0.1 and done.summary["recipe"] == "lt-sft"

@@ -14,7 +14,6 @@ from whet.errors import WhetError
 from whet.launch import run
 from whet.recipes.recipe import get_recipe
 from whet.records import Row
-from whet.sources.labels import NoisyLabels
 from whet.study import get_study
 from whet.tasks import get_task
 from whet.training.fit import Fit, Options
@@ -87,24 +86,12 @@ def test_the_outcome_knows_the_length() -> None:
         assert row.numbers["reward"] == pytest.approx(-10 if n + 2 >= 14 else cosine, abs=1e-5)
 
 
-def test_noise_is_a_view_of_the_data_in_both_stages() -> None:
-    both = stages(sft_steps=1, noise=0.25, noisy_rows=24)
-    for stage in both:
-        assert isinstance(stage.problems, NoisyLabels)
-        stage.problems.bind(get_task("parity"), 0)
-        assert stage.problems.counts["wrong gold answers"] == 6
-    assert both[0].problems is not both[1].problems
-    done = run("long-cot", task="parity", model=trained_folder(), noise=0.5, noisy_rows=8, **SMALL, **QUICK)
+def test_noise_is_a_view_of_the_task() -> None:
+    done = run("long-cot", task="noisy:rate=0.5:rows=8|parity", model=trained_folder(), **SMALL, **QUICK)
     assert done.progress.finished
     with pytest.raises(WhetError, match="does not go by the gold answer"):
-        run(
-            "long-cot",
-            task="countdown:level=1",
-            model=trained_folder(max_position_embeddings=256),
-            noise=0.5,
-            **SMALL,
-            **QUICK,
-        )
+        room = trained_folder(max_position_embeddings=256)
+        run("long-cot", task="noisy:rate=0.5|countdown:level=1", model=room, **SMALL, **QUICK)
 
 
 def test_lengths_are_measured() -> None:
@@ -118,8 +105,7 @@ def test_lengths_are_measured() -> None:
 def test_what_cannot_work_is_refused() -> None:
     for arguments, told in (({"curve": "cosin"}, "did you mean 'cosine'"), ({"cot": "both"}, "cot"),
                             ({"repetition": "words"}, "repetition"), ({"lam": 0.95}, "lam=1 alone"),
-                            ({"reward": "a.py:f"}, "use ppo for another"), ({"ngram": 0}, "at least 1 token"),
-                            ({"noise": 2.0}, "share from 0 to 1")):  # fmt: skip
+                            ({"reward": "a.py:f"}, "use ppo for another"), ({"ngram": 0}, "at least 1 token")):  # fmt: skip
         with pytest.raises(WhetError, match=told):
             get_recipe("long-cot")(**arguments)
     with pytest.raises(WhetError, match="margin of 14 leaves nothing of a budget of 14"):

@@ -28,8 +28,9 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     "acereason": ({**RL, "sft_steps": 0, "budgets": [1.0], "follow": 0.5, "looks": 4, "pool": 12}, 2),
     "reft": (PPO, 3),
     "carft": ({**PPO, "signal": "both", "weight": 0.5, "near_partial": True}, 3),
-    "long-cot": ({**RL, "sft_steps": 0, "noise": 0.25, "noisy_rows": 24}, 2),
+    "long-cot": ({**RL, "sft_steps": 0}, 2),
 }
+TASKS = {"long-cot": "noisy:rate=0.25:rows=24|parity"}
 
 
 def fitted(name: str, folder: Path, stop: int = 0, resume: bool = False) -> Fit:
@@ -37,7 +38,13 @@ def fitted(name: str, folder: Path, stop: int = 0, resume: bool = False) -> Fit:
     count = iter(range(1, 100))
     options = Options(seed=3, stop=(lambda: next(count) >= stop) if stop else None)
     stages = get_recipe(name)(**CASES[name][0]).stages
-    fit = Fit(trained_policy(), stages, get_task("parity:level=1-2"), options=options, folder=RunFolder(folder))
+    fit = Fit(
+        trained_policy(),
+        stages,
+        get_task(TASKS.get(name, "parity:level=1-2")),
+        options=options,
+        folder=RunFolder(folder),
+    )
     assert fit.run(resume=resume).finished == (not stop)
     return fit
 

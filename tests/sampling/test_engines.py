@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from typing import Any
 
@@ -241,9 +240,10 @@ def lora(**options: Any) -> Policy:
     return policy
 
 
-def test_plain_lora_is_read_and_its_variants_are_left_to_the_module(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("dora", [False, True])
+def test_adapters_are_read_as_what_they_merge_into(dora: bool) -> None:
     requests = [request(n, 2, max_new_tokens=12) for n in (9, 4)]
-    policy, sampler = lora(), NativeSampler()
+    policy, sampler = lora(use_dora=dora), NativeSampler()
     answers = sample(policy, requests, sampler)
     assert sampler.engine == "fused"
     batch = Batch.of(answers)
@@ -254,10 +254,6 @@ def test_plain_lora_is_read_and_its_variants_are_left_to_the_module(caplog: pyte
         with policy.adapters_off():
             assert dense(layer)[0] is layer.get_base_layer().weight
         assert not torch.equal(dense(layer)[0], layer.get_base_layer().weight)
-    with caplog.at_level(logging.INFO, "whet"):
-        sampler = NativeSampler()
-        sample(lora(use_dora=True), requests, sampler)
-    assert sampler.engine == "module, because an adapter is a variant of LoRA" and sampler.engine in caplog.text
 
 
 def test_what_is_attached_to_a_module_is_not_passed_over() -> None:

@@ -149,19 +149,46 @@ def test_what_cannot_be_merged_is_refused(models: Path, tmp_path: Path) -> None:
 def test_geometry_is_printed_and_drawn(
     models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "220")
+    monkeypatch.setenv("COLUMNS", "80")
     start, a, b, adapter = (str(models / n) for n in ("start", "a", "b", "adapter"))
     geometry(start, [a, b], plot=tmp_path / "where.html")
     told = capsys.readouterr().out
-    assert all(kind in told for kind in ("q_proj", "down_proj", "all", "by chance 0.2", "Jaccard"))
-    assert "sparsity" in (tmp_path / "where.html").read_text()
+    assert "…" not in told and all(
+        kind in told for kind in (" q ", " down ", "all", "chance 0.2", "Jaccard", "by layer")
+    )
+    assert re.search(r"^layer 1 +[+-]0[.]", told, re.M), "Jaccard less chance, layer by layer"
+    drawn = (tmp_path / "where.html").read_text()
+    assert all(part in drawn for part in ("sparsity", '"cosine"', "columns, layer 1"))
     geometry(start, [adapter], as_json=True)
     found = json.loads(capsys.readouterr().out)
     assert found["after"][adapter]["mean"]["sparsity"] < 0.9 and len(found["after"][adapter]["matrices"]) == 14
     geometry(start, [start])
-    assert re.search(r"all +0.00e\+00 +1.000", capsys.readouterr().out)
+    told = capsys.readouterr().out
+    assert re.search(r"[|]dW[|]/[|]W[|]( +0.0e\+00){8}", told) and re.search(r"sparsity( +1.000){8}", told)
+    assert re.search(r"principal( +-){8}", told) and "Jaccard" not in told
+    geometry(start, [a], sweeps=True)
+    assert len(re.findall(r"^0[.]\d+ +0[.][1-5] +0[.]\d{3} ", capsys.readouterr().out, re.M)) == 15
+    geometry(start, [a], beside=(b, b), as_json=True)
+    assert json.loads(capsys.readouterr().out)["jaccard"] == 0.0
     with pytest.raises(WhetError, match=r"a plot is [.]svg"):
         geometry(start, [a], plot=tmp_path / "where.txt")
+
+
+def test_the_same_model_by_other_weights(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["probe", "equivalent", str(models / "adapter"), "--how", "rotate", "--layer", "1"]
+    cli.app([*asked, "--out", str(tmp_path / "turned")], standalone_mode=False)
+    assert "the same function" in capsys.readouterr().out
+    torch.testing.assert_close(
+        logits(base.load(tmp_path / "turned")), logits(base.load(models / "adapter")), rtol=1e-3, atol=1e-4
+    )
+    geometry(str(models / "start"), [str(tmp_path / "turned")], as_json=True)
+    (found,) = json.loads(capsys.readouterr().out)["after"].values()
+    turned = {(p["kind"], p["layer"]) for p in found["matrices"] if p["numbers"]["change"] > 0.5}
+    assert turned == {("v_proj", 1), ("o_proj", 1)}
+    with pytest.raises(WhetError, match="is not empty"):
+        cli.app([*asked, "--out", str(tmp_path / "turned")], standalone_mode=False)
+    with pytest.raises(WhetError, match="unknown way to other weights 'rotat': did you mean 'rotate'"):
+        cli.app([*asked[:4], "rotat", "--out", str(tmp_path / "new")], standalone_mode=False)
 
 
 def test_the_menu_is_listed_with_its_cost(capsys: pytest.CaptureFixture[str]) -> None:

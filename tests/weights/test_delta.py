@@ -359,7 +359,7 @@ def test_snapshots_rewind_exactly(disk: bool, tmp_path: Path) -> None:
     changed.add_to(policy)
     moved = kept.since("start", policy)
     assert moved.norm() == pytest.approx(changed.norm(), rel=1e-5)
-    assert list(kept) == ["start"] and len(kept) == 1
+    assert list(kept) == ["start"] and len(kept) == 1 and "start" in kept and "end" not in kept
     kept.rewind("start", policy)
     assert all(torch.equal(p, before[n]) for n, p in policy.model.named_parameters())
     kept.take("start", policy, moving=True)

@@ -14,7 +14,7 @@ from whet.models.meter import Meter
 from whet.models.policy import Policy
 from whet.seeds import seed_for
 from whet.sources import Answering
-from whet.tasks import Split, Task, get_task
+from whet.tasks import Problem, Split, Task, get_task
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,14 @@ class Evaluator:
         for probe in self.probes:
             probe.bind(policy, self.task, self.plan.seed)
 
-    def probed(self, policy: Policy, greedy: Matrix) -> dict[str, float]:
-        """What the probes measure."""
-        return {name: value for probe in self.probes for name, value in probe.measure(policy, greedy).items()}
+    def probed(self, policy: Policy, greedy: Matrix, *, look: bool = False) -> dict[str, float]:
+        """What the probes measure, at a look at validation or before and after."""
+        asked = [probe for probe in self.probes if probe.looks or not look]
+        return {name: value for probe in asked for name, value in probe.measure(policy, greedy).items()}
+
+    def sketches(self, policy: Policy) -> dict[str, str]:
+        """What the probes keep of a run's end, to be compared between runs."""
+        return {name: text for probe in self.probes for name, text in probe.sketches(policy).items()}
 
     def validation(self, policy: Policy, task: Task | None = None) -> dict[str, float]:
         """Greedy accuracy and its companions on validation (of `task`, where a stage trains on another), for choosing; and the
@@ -83,7 +88,7 @@ class Evaluator:
             "ended": metrics.share(cells, "ended"),
             "unparseable": metrics.share(cells, "unparseable"),
             **others,
-            **self.probed(policy, found),
+            **self.probed(policy, found, look=True),
         }
 
     def test(self, policy: Policy) -> tuple[dict[str, Any], Matrix]:
@@ -102,6 +107,14 @@ class Evaluator:
         with policy.metered(Meter()):
             return dict(self.answering.measure(policy, self.task, problems))
 
+    def aspects(self, policy: Policy) -> dict[str, dict[str, Any]]:
+        """Greedy accuracy on each further set of problems that the task names."""
+        sets = self.task.aspects(self.plan.n, seed=self.plan.seed)
+        return {
+            name: dict(metrics.accuracy(self._answered(policy, self.task, problems, name)))
+            for name, problems in sets.items()
+        }
+
     def forgetting(self, policy: Policy, n: int = 0) -> dict[str, dict[str, Any]]:
         """Greedy test accuracy on every other task, on `n` problems of each or as many as planned."""
         return {
@@ -110,8 +123,10 @@ class Evaluator:
         }
 
     def _matrix(self, policy: Policy, task: Task, split: Split, n: int, k: int = 0) -> Matrix:
-        problems = task.problems(split, n, seed=self.plan.seed)
-        seed = seed_for(self.plan.seed, "evaluation", task.name, split)
+        return self._answered(policy, task, task.problems(split, n, seed=self.plan.seed), split, k)
+
+    def _answered(self, policy: Policy, task: Task, problems: Sequence[Problem], name: str, k: int = 0) -> Matrix:
+        seed = seed_for(self.plan.seed, "evaluation", task.name, name)
         with policy.metered(Meter()):
             return evaluate(policy, task, problems, k=k or 1, temperature=1.0 if k else 0.0, seed=seed,
                             answering=self.answering)  # fmt: skip

@@ -28,7 +28,8 @@ from whet.runs import plain
 
 START = "start"
 ON = "on:"  # before another task's spec: the accuracy on it, as a metric
-SHARES = ("accuracy", "ended", "unparseable", "failed", "confident_wrong", "confident_wrong_rate")
+SHARES = ("accuracy", "ended", "unparseable", "failed", "confident_wrong", "confident_wrong_rate", "spliced_accuracy",
+          "reliability", "reliability_early", "reliability_late", "locality")  # fmt: skip
 LOWER_IS_BETTER = (
     "forgetting",
     "tokens_per_answer",
@@ -37,6 +38,12 @@ LOWER_IS_BETTER = (
     "confident_wrong",
     "confident_wrong_rate",
     "drift_kl",
+    "sampled_kl",
+    "spliced_kl",
+    "spliced_fvu",
+    "seconds",
+    "optimizer_mib",
+    "gradient_mib",
 )
 
 
@@ -52,7 +59,8 @@ class Cell:
         data: hash of the task's file, or its name and version.
         model: name, hash and parameters of the start.
         metrics: accuracy, mean@k and pass@k over the test problems, majority@k, forgetting (accuracy lost on the other
-            tasks, their mean), tokens_per_answer, ended, unparseable.
+            tasks, their mean), tokens_per_answer, ended, unparseable; what training took: steps, seconds, trained_thousands
+            (entries that moved), optimizer_mib and gradient_mib (the most that was held, measured).
         answers: right (1) or wrong (0) or not to be judged (?), a character an answer: `greedy` one a problem, `sampled`
             k a problem.
         others: accuracy on each other task, before and after.
@@ -60,6 +68,7 @@ class Cell:
             other tasks and the probes' numbers where they were looked at.
         compute: the meter at the end.
         minutes: wall-clock time, evaluations included.
+        sketches: what probes keep to compare cells with each other, in short texts.
     """
 
     arm: str
@@ -76,6 +85,7 @@ class Cell:
     compute: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     minutes: float = 0.0
+    sketches: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> Cell:

@@ -14,7 +14,9 @@ from safetensors import SafetensorError
 from torch import nn
 
 from whet.errors import WhetError
+from whet.models.bottleneck import KIND, Bottlenecks
 from whet.models.policy import Policy
+from whet.models.virtual import install
 
 log = logging.getLogger("whet")
 
@@ -22,6 +24,7 @@ SHIPPED = {
     "base": "2.6 M parameters, eleven tasks: what a run starts from where no model is named",
     "micro": "0.5 M parameters, arithmetic, stories and lists: for studies that need many arms",
 }
+PROMPTS = ("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING")
 _FOLDER = Path(__file__).parent / "shipped"
 
 CONTROL = ["<pad>", "<bos>", "<eos>", "<mask>", "<user>", "<assistant>", "<system>"]
@@ -101,9 +104,7 @@ def load(
         )
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         if adapter.exists():
-            from peft import PeftModel
-
-            adapted = PeftModel.from_pretrained(loaded, source, is_trainable=True)
+            adapted = _adapted(loaded, source, json.loads(adapter.read_text()).get("peft_type"))
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as problem:
         raise WhetError(f"model '{source}' could not be loaded: {_first_line(problem)}") from problem
     _check_tokenizer(tokenizer, loaded, source)
@@ -115,9 +116,28 @@ def load(
                     mixed=dtype == "mixed")  # fmt: skip
     policy.format.condition = kept.get("condition", "")
     policy.peft = adapted
+    if adapted is not None and adapted.peft_config[adapted.active_adapter].is_prompt_learning:
+        install(policy, adapted)
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         log.info("the tokenizer's pad is its end token; padding is masked by length here, so the end is still learnt")
     return policy
+
+
+def _adapted(model: Any, folder: str, kind: str | None) -> Any:
+    """The adapters of a folder, put into their base."""
+    if kind == KIND:
+        return Bottlenecks.load(model, folder)
+    from peft import PeftModel
+
+    prompts = kind in PROMPTS
+    made = PeftModel.from_pretrained(model, folder, is_trainable=not prompts)
+    config: Any = made.active_peft_config
+    if prompts and kind != "P_TUNING" and not getattr(config, "prefix_projection", False):
+        config.inference_mode = (
+            False  # PEFT loads no prompt to be trained on; but where nothing made it, it is all there is
+        )
+        made.prompt_encoder.requires_grad_(True)
+    return made
 
 
 def create(tokenizer: Any, *, hidden: int, layers: int, heads: int, kv_heads: int, inner: int, seed: int = 0,

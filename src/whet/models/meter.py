@@ -26,6 +26,9 @@ class Meter:
         optimizer_steps, verifier_calls: counts.
         idle_steps: batches that gave no term a gradient.
         seconds: wall-clock time of training.
+        trained: entries that the largest optimizer step moved.
+        optimizer_bytes, gradient_bytes: the most that optimizers held between steps (moments, and the places of chosen entries)
+            and that gradients took, measured.
     """
 
     flops: float = 0.0
@@ -36,9 +39,18 @@ class Meter:
     idle_steps: int = 0
     verifier_calls: int = 0
     seconds: float = 0.0
+    trained: int = 0
+    optimizer_bytes: int = 0
+    gradient_bytes: int = 0
 
     def __post_init__(self) -> None:
         self._summed = self.as_dict()
+
+    def saw(self, trained: int, optimizer_bytes: int, gradient_bytes: int) -> None:
+        """An optimizer step that held so much."""
+        self.trained = max(self.trained, trained)
+        self.optimizer_bytes = max(self.optimizer_bytes, optimizer_bytes)
+        self.gradient_bytes = max(self.gradient_bytes, gradient_bytes)
 
     def sum(self, ranks: Ranks) -> None:
         """Add what the other ranks did since the last time, so that the counts are the run's; its clock is the first

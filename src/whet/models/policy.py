@@ -20,6 +20,7 @@ from whet.models.format import Format
 from whet.models.layout import Layout
 from whet.models.meter import Meter, Shapes, autocast
 from whet.models.packing import OVERHEAD, micro_batches
+from whet.models.virtual import Virtual
 from whet.ranks import Ranks
 from whet.records import Row, Sample
 from whet.sampling.sampler import Request, Sampler
@@ -44,6 +45,7 @@ class Policy:
             the head applied to the decoder's output must give the model's own logits.
         peft: the PEFT wrapper around `model`, where adapters were injected.
         fresh_adapters: whether they were made by this run, so that the policy without them is its first one.
+        virtual: the virtual tokens before each sequence, where PEFT's prompts or prefixes came in.
         resting: names of trainable parameters that do not move for the time being; see `rest`.
         ranks: the processes that share its work.
     """
@@ -58,6 +60,7 @@ class Policy:
         self.mixed = mixed
         self.peft: Any = None
         self.fresh_adapters = False
+        self.virtual: Virtual | None = None
         self.resting: frozenset[str] = frozenset()
         self.modules: nn.ModuleDict = nn.ModuleDict()
         generation = getattr(model, "generation_config", None)
@@ -84,7 +87,8 @@ class Policy:
     @property
     def max_length(self) -> int:
         """The longest sequence the model takes, in tokens."""
-        return getattr(self.model.config, "max_position_embeddings", None) or 1 << 20
+        most = getattr(self.model.config, "max_position_embeddings", None) or 1 << 20
+        return most - (self.virtual.length if self.virtual else 0)
 
     def size(self) -> int:
         """Number of parameters."""
@@ -115,6 +119,13 @@ class Policy:
         """Recount after the set of trainable parameters changed."""
         self.shapes = Shapes.of(self.model)
 
+    def remeasure(self) -> None:
+        """Modules came in that change how the model runs: what was measured of it is measured again when it is needed."""
+        self.sampler = None
+        vars(self).pop("packs", None)
+        self.chunked = self._head_reproduces_logits()
+        self.refresh()
+
     def frozen(self) -> Policy:
         """A copy that is not trained: with the weights and adapters of now, whatever becomes of this one."""
         copied = copy.copy(self)
@@ -135,7 +146,7 @@ class Policy:
             embeds: (B, T, H) input embeddings that replace those of `ids`.
             positions: (B, T) each token's position, where it is not its place in the row: hidden tokens can take none.
         """
-        self._count(ids.numel(), ids.shape[1], 0)
+        self._count(*self._positions(ids), 0)
         with autocast(self.device, self.mixed):
             return self.decoder(**self._inputs(ids, mask, embeds, positions)).last_hidden_state
 
@@ -151,7 +162,7 @@ class Policy:
         self, ids: Tensor, mask: Tensor | None = None, embeds: Tensor | None = None, positions: Tensor | None = None
     ) -> Tensor:  # fmt: skip
         """(B, T, V) logits by the model's own forward; for architectures whose head cannot be applied in chunks."""
-        self._count(ids.numel(), ids.shape[1], ids.numel())
+        self._count(*self._positions(ids), ids.numel())
         with autocast(self.device, self.mixed):
             return self.model(**self._inputs(ids, mask, embeds, positions)).logits
 
@@ -161,6 +172,7 @@ class Policy:
         """Whether sequences can be run as a `Layout`: without padding, common beginnings once. It is measured once."""
         inexact = self.mixed or self.dtype.itemsize < 4
         reason = "its head cannot be separated" if not self.chunked else None
+        reason = "virtual tokens have no place in a packed row" if self.virtual else reason
         training = self.model.training
         self.model.eval()
         try:
@@ -271,6 +283,11 @@ class Policy:
         if positions is not None:
             source["position_ids"] = positions
         return {**source, "attention_mask": None if mask is None else mask.long(), "use_cache": False}
+
+    def _positions(self, ids: Tensor) -> tuple[int, int]:
+        """How many positions are run of padded rows, and to how many each attends."""
+        run, length = (self.virtual.run, self.virtual.length) if self.virtual else (0, 0)
+        return ids.numel() + run * len(ids), ids.shape[1] + length
 
     def _count(self, tokens: int, keys: float, head_tokens: int) -> None:
         shapes = self.shapes

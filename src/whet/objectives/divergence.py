@@ -19,6 +19,7 @@ from torch import Tensor
 from whet.errors import unknown
 from whet.objectives.forward import Context, Forward, kl
 from whet.objectives.objective import Term
+from whet.objectives.views import View
 
 LOG_LIMIT = 20.0  # log-ratios are clamped to +-20, as in verl: beyond it e^x only serves to overflow
 
@@ -85,11 +86,15 @@ class ForwardKL(Term):
     """Exact KL(reference || policy) at each learnt token: sum over v of ref(v) (log ref(v) - log pi(v)).
 
     The reference comes first: mode-covering, the direction of ASFT and of distillation from the reference.
+
+    Attributes:
+        view: what the policy reads; the reference reads the samples as they are.
     """
 
     normalise: str = "token"
     role: str = "response"
     name: str = "forward_kl"
+    view: View | None = None
     needs = frozenset({"reference"})
 
     def __post_init__(self) -> None:
@@ -104,11 +109,15 @@ class ReverseKL(Term):
     """Exact KL(policy || reference) at each learnt token: sum over v of pi(v) (log pi(v) - log ref(v)).
 
     The policy comes first: mode-seeking; what k1, k2 and k3 estimate on the policy's own samples.
+
+    Attributes:
+        view: as `ForwardKL`'s.
     """
 
     normalise: str = "token"
     role: str = "response"
     name: str = "reverse_kl"
+    view: View | None = None
     needs = frozenset({"reference"})
 
     def __post_init__(self) -> None:
@@ -136,7 +145,7 @@ class Entropy(Term):
 
 
 def _exact(ctx: Context, term: ForwardKL | ReverseKL, fn: Callable[..., Tensor]) -> Tensor:
-    forward = ctx.forward(term.role)
+    forward = ctx.forward(term.role, term.view)
     value = forward.per_token(fn, ctx.forward(term.role, who="reference", grad=False))
     ctx.log(term.name, value)
     return forward.reduce(value, term.normalise)

@@ -5,19 +5,22 @@ For each weight matrix W0 before and W1 after, both as they would be stored in b
     unchanged    |w1 - w0| <= 1e-3 max(|w0|, |w1|) in bf16: for normal numbers the same as equal to the bit
     sparsity     share of unchanged entries
     drift        ||sigma(W1) - sigma(W0)|| / ||sigma(W0)||                      sigma: singular values
-    rotation     the largest angle between the spaces of the k first singular vectors, left and right
+    rotation     the angles between the spaces of the k first singular vectors, left and right: their cosines, and the largest
+    energy       share of the k first singular values in the sum of squares of W0: little more than for random numbers, and there
+                 are no principal directions to keep off
     overlap      |P and M| / |M|: the share of the changed entries M that lie in a mask P of W0; by chance the density of P
     top overlap  the same of the |M|-free mask "largest |W1 - W0|", where no precision decides
 
 Overlaps are undefined (None) where nothing changed. A small weight has a small step of precision, so that small weights change
-visibly whatever the method: read `overlap` beside `top overlap`, and an RL arm beside an SFT arm of equal `change`.
+visibly whatever the method: read `overlap` beside `top overlap`, and an RL arm beside an SFT arm of equal `change`, or drift and
+rotation over `change`. k and the density of masks are nowhere said for the paper's figures: `sweep` has them all.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,12 +28,16 @@ from torch import Tensor
 
 from whet.errors import WhetError
 from whet.weights.files import match
-from whet.weights.selectors import low_rank_magnitude, magnitude, top_mask
+from whet.weights.selectors import magnitude, top_mask
 
 SAME = 1e-3
 NOT_LINEAR = re.compile(r"embed|wte|wpe|lm_head|norm|\bln_|rotary|score")
-MEASURES = ("change", "sparsity", "drift", "angle_left", "angle_right", "gap", "principal", "low", "spared",
-            "top_principal", "top_low")  # fmt: skip
+OVERLAPS = ("principal", "low", "spared", "top_principal", "top_low")
+MEASURES = ("change", "sparsity", "drift", "drift_by_change", "angle_left", "angle_right", "angle_by_change", "gap", "energy",
+            *OVERLAPS)  # fmt: skip
+RANKS, DENSITIES = (1 / 16, 1 / 8, 1 / 4), (0.1, 0.2, 0.3, 0.4, 0.5)
+
+Weights = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,7 @@ class Place:
         layer: None outside the blocks.
         entries: its size, which it weighs in a mean.
         numbers: by the names in `MEASURES`.
+        cosines: `left` and `right`, of the principal angles, the largest first.
     """
 
     name: str
@@ -49,6 +57,28 @@ class Place:
     layer: int | None
     entries: int
     numbers: dict[str, float | None]
+    cosines: dict[str, list[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Factors:
+    """W = U diag(s) V^T, kept where one start is measured against many ends."""
+
+    u: Tensor
+    s: Tensor
+    v: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor) -> Factors:
+        u, s, v = torch.linalg.svd(weight.float(), full_matrices=False)
+        return cls(u, s, v)
+
+    def principal(self, k: int) -> Tensor:
+        """|W| of rank k: the score of `low_rank_magnitude`."""
+        return ((self.u[:, :k] * self.s[:k]) @ self.v[:k]).abs()
+
+
+Cache = dict[str, Factors]
 
 
 def unchanged(before: Tensor, after: Tensor) -> Tensor:
@@ -57,23 +87,25 @@ def unchanged(before: Tensor, after: Tensor) -> Tensor:
     return (b - a).abs() <= SAME * torch.maximum(a.abs(), b.abs())
 
 
-def measure(before: Mapping[str, Tensor], after: Mapping[str, Tensor], *, rank: int = 0, density: float = 0.2,
-            config: Mapping[str, Any] | None = None) -> list[Place]:  # fmt: skip
+def measure(before: Weights, after: Weights, *, rank: float = 0, density: float = 0.2,
+            config: Mapping[str, Any] | None = None, cache: Cache | None = None) -> list[Place]:  # fmt: skip
     """Measure all matrices of the linear layers.
 
     Args:
-        rank: k of rotation and of the principal mask; 0 takes an eighth of each matrix's smaller side.
+        rank: k of rotation and of the principal mask; below 1 a share of each matrix's smaller side, and 0 an eighth of it.
         density: of the principal and of the low mask.
         config: the model's; fused projections are split by it.
+        cache: filled with the factors of `before`, by name, and used where it has them.
 
     Raises:
         WhetError: the models are not of one kind.
     """
-    found = []
-    for name, a, b in _pairs(before, after, config or {}):
-        kind, layer = _place(name)
-        k = min(rank or max(1, min(a.shape) // 8), min(a.shape))
-        found.append(Place(name, kind, layer, a.numel(), _numbers(a.float(), b.float(), k, density)))
+    found, cache = [], {} if cache is None else cache
+    for name, a, b in pairs(before, after, config or {}):
+        kind, layer = place_of(name)
+        first = cache[name] if name in cache else cache.setdefault(name, Factors.of(a))
+        k = directions(rank, a.shape)
+        found.append(Place(name, kind, layer, a.numel(), *_numbers(a.float(), b.float(), first, k, density)))
     if not found:
         raise WhetError("the models have no matrix of a linear layer to look at")
     return found
@@ -81,39 +113,31 @@ def measure(before: Mapping[str, Tensor], after: Mapping[str, Tensor], *, rank: 
 
 def mean(places: Sequence[Place]) -> dict[str, float | None]:
     """Each measure over matrices, weighted by their entries; None where no matrix has it."""
-    found: dict[str, float | None] = {}
-    for name in MEASURES:
-        known = [(p.entries, v) for p in places if (v := p.numbers[name]) is not None]
-        found[name] = sum(n * v for n, v in known) / sum(n for n, _ in known) if known else None
-    return found
+    return {name: _mean((p.entries, p.numbers[name]) for p in places) for name in MEASURES}
 
 
-def jaccard(
-    before: Mapping[str, Tensor], runs: Sequence[Mapping[str, Tensor]], config: Mapping[str, Any] | None = None
-) -> tuple[float, float]:
-    """How alike the changed entries of several runs of one start are, beside what chance would give: means over matrices and pairs.
-
-    |A and B| / |A or B|        by chance p q / (p + q - p q)
-    """
-    if len(runs) < 2:
-        raise WhetError("the overlap of runs needs two of them")
-    found: list[tuple[float, float]] = []
-    streams = [_pairs(before, run, config or {}) for run in runs]
-    for group in zip(*streams, strict=True):
-        masks = [~unchanged(a, b) for _, a, b in group]
-        for i, one in enumerate(masks):
-            for other in masks[i + 1 :]:
-                if either := int((one | other).sum()):
-                    p, q = float(one.float().mean()), float(other.float().mean())
-                    found.append((int((one & other).sum()) / either, by_chance(p, q)))
-    if not found:
-        raise WhetError("no run has changed anything that bf16 can hold")
-    return tuple(sum(column) / len(found) for column in zip(*found, strict=True))  # type: ignore[return-value]
+def sweep(before: Weights, after: Weights, *, ranks: Sequence[float] = RANKS, densities: Sequence[float] = DENSITIES,
+          config: Mapping[str, Any] | None = None, cache: Cache | None = None) -> list[dict[str, float | None]]:  # fmt: skip
+    """The overlaps at each k and density: means over matrices as `mean`'s, with `rank` and `density`."""
+    cache = {} if cache is None else cache
+    found: dict[tuple[float, float], list[tuple[int, dict[str, float | None]]]] = {}
+    for name, a, b in pairs(before, after, config or {}):
+        a, b = a.float(), b.float()
+        first = cache[name] if name in cache else cache.setdefault(name, Factors.of(a))
+        for rank in ranks:
+            for density in densities:
+                own = _overlaps(a, b, first, directions(rank, a.shape), density)
+                found.setdefault((rank, density), []).append((a.numel(), own))
+    return [
+        {"rank": rank, "density": density, **{m: _mean((n, values[m]) for n, values in own) for m in OVERLAPS}}
+        for (rank, density), own in found.items()
+    ]
 
 
-def by_chance(p: float, q: float) -> float:
-    """The expected Jaccard index of independent masks of densities p and q."""
-    return p * q / (p + q - p * q) if p + q else 0.0
+def directions(rank: float, shape: Sequence[int]) -> int:
+    """k of a matrix."""
+    side = min(shape)
+    return min(side, max(1, int(rank if rank >= 1 else (rank or 1 / 8) * side)))
 
 
 def overlap(mask: Tensor, changed: Tensor) -> float | None:
@@ -146,9 +170,8 @@ def split(name: str, weight: Tensor, config: Mapping[str, Any]) -> dict[str, Ten
 
 
 # -- parts ---------------------------------------------------------------------------------------------------------------
-def _pairs(
-    before: Mapping[str, Tensor], after: Mapping[str, Tensor], config: Mapping[str, Any]
-) -> Iterator[tuple[str, Tensor, Tensor]]:
+def pairs(before: Weights, after: Weights, config: Mapping[str, Any]) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """(name, before, after) of each matrix of a linear layer, fused projections apart."""
     shapes = [getattr(m, "shapes", None) or {n: tuple(t.shape) for n, t in m.items()} for m in (before, after)]
     for name, other in match(*shapes).check("before", "after").items():
         if len(shapes[0][name]) == 2 and not NOT_LINEAR.search(name):
@@ -156,34 +179,58 @@ def _pairs(
             yield from ((part, olds[part], news[part]) for part in olds)
 
 
-def _place(name: str) -> tuple[str, int | None]:
+def place_of(name: str) -> tuple[str, int | None]:
+    """The kind of projection and the layer that a name says."""
     parts = name.removesuffix(".weight").split(".")
     layers = [int(p) for p in parts if p.isdigit()]
     return parts[-1], layers[0] if layers else None
 
 
-def _numbers(a: Tensor, b: Tensor, k: int, density: float) -> dict[str, float | None]:
-    u0, s0, v0 = torch.linalg.svd(a, full_matrices=False)
-    u1, s1, v1 = torch.linalg.svd(b, full_matrices=False)
-    entries = max(1, round(density * a.numel()))
-    principal = top_mask(low_rank_magnitude(a, rank=k), entries)
-    low = top_mask(-magnitude(a), entries)
-    same = unchanged(a, b)
-    moved = b - a
-    top = top_mask(moved.abs(), entries) if bool(moved.any()) else torch.zeros_like(same)
-    return {
-        "change": float(moved.norm() / a.norm()),
-        "sparsity": float(same.float().mean()),
-        "drift": float((s1 - s0).norm() / s0.norm()),
-        "angle_left": angle(u0[:, :k], u1[:, :k]),
-        "angle_right": angle(v0[:k].T, v1[:k].T),
+def _numbers(
+    a: Tensor, b: Tensor, first: Factors, k: int, density: float
+) -> tuple[dict[str, float | None], dict[str, list[float]]]:
+    last = Factors.of(b)
+    s0, s1 = first.s, last.s
+    sides = {"left": (first.u[:, :k], last.u[:, :k]), "right": (first.v[:k].T, last.v[:k].T)}
+    angles = {side: angle(*spaces) for side, spaces in sides.items()}
+    change, drift = float((b - a).norm() / a.norm()), float((s1 - s0).norm() / s0.norm())
+    numbers = {
+        "change": change,
+        "sparsity": float(unchanged(a, b).float().mean()),
+        "drift": drift,
+        "drift_by_change": drift / change if change else None,
+        "angle_left": angles["left"],
+        "angle_right": angles["right"],
+        "angle_by_change": (angles["left"] + angles["right"]) / 2 / change if change else None,
         "gap": float((s0[k - 1] - s0[k]) / s0[k - 1]) if k < len(s0) else None,
-        "principal": overlap(principal, ~same),
-        "low": overlap(low, ~same),
-        "spared": overlap(principal & ~low, ~same),
+        "energy": float(s0[:k].square().sum() / s0.square().sum()),
+        **_overlaps(a, b, first, k, density),
+    }
+    return numbers, {side: cosines(*spaces).tolist() for side, spaces in sides.items()}
+
+
+def _overlaps(a: Tensor, b: Tensor, first: Factors, k: int, density: float) -> dict[str, float | None]:
+    entries = max(1, round(density * a.numel()))
+    principal, low = top_mask(first.principal(k), entries), top_mask(-magnitude(a), entries)
+    changed, top = ~unchanged(a, b), most_moved(a, b, entries)
+    return {
+        "principal": overlap(principal, changed),
+        "low": overlap(low, changed),
+        "spared": overlap(principal & ~low, changed),
         "top_principal": overlap(principal, top),
         "top_low": overlap(low, top),
     }
+
+
+def most_moved(a: Tensor, b: Tensor, entries: int) -> Tensor:
+    """The mask of so many entries that moved most; of none where nothing moved."""
+    moved = (b - a).abs()
+    return top_mask(moved, entries) if bool(moved.any()) else torch.zeros_like(moved, dtype=torch.bool)
+
+
+def _mean(values: Iterable[tuple[int, float | None]]) -> float | None:
+    known = [(n, v) for n, v in values if v is not None]
+    return sum(n * v for n, v in known) / sum(n for n, _ in known) if known else None
 
 
 def cosines(a: Tensor, b: Tensor) -> Tensor:

@@ -15,12 +15,13 @@ import inspect
 import json
 import pkgutil
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from whet.errors import WhetError, unknown
+from whet.evaluation.probes import Probe
 from whet.sources import Answering
 from whet.tasks import Task
 from whet.training.stage import Stage
@@ -56,11 +57,13 @@ class Recipe:
         stages: of a run, in order.
         answering: how the trained policy's answers come about, in every evaluation.
         stream: tasks that are measured at the start and after each stage, where each stage trains on the next of them.
+        probes: what the recipe measures besides, of what only it knows.
     """
 
     stages: list[Stage]
     answering: Answering = field(default_factory=Answering)
     stream: tuple[str, ...] = ()
+    probes: Sequence[Probe] = ()
 
     def moving(self, weights: Weights) -> Recipe:
         """The same stages, of which a recipe says itself what moves."""

@@ -8,6 +8,7 @@ parametrizations, adapters other than plain LoRA), `read` says why not, and the 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -184,6 +185,7 @@ class _Reader:
         return Linear([dense(m) for m in modules], self.dtype, self.fuse)
 
     def norm(self, module: Any) -> Norm:
+        module = _active(module)
         if isinstance(module, nn.LayerNorm):
             return Norm(module.weight, module.bias, module.eps, rms=False)
         weight = module.weight.float() + 1.0 if self.gemma else module.weight
@@ -212,28 +214,46 @@ class _Reader:
 
 
 def dense(module: Any) -> tuple[Tensor, Tensor | None]:
-    """(weight (out, in), bias) of a linear layer; a LoRA layer's is the sum of its base and its active adapters."""
+    """(weight (out, in), bias) of a linear layer; a LoRA layer's is the sum of its base and its active adapters, and that of
+    another adapter of PEFT what it merges into."""
     if type(module) is nn.Linear:
         return module.weight, module.bias
     if type(module) is Conv1D:
         return module.weight.T, module.bias
     try:
         from peft.tuners.lora.layer import Linear as LoraLinear
+        from peft.tuners.tuners_utils import BaseTunerLayer
     except ImportError:
-        LoraLinear = ()  # type: ignore[assignment]
-    if type(module) is not LoraLinear:
+        raise Unreadable(f"a projection is a {type(module).__name__}") from None
+    if not isinstance(module, BaseTunerLayer):
         raise Unreadable(f"a projection is a {type(module).__name__}")
-    weight, bias = dense(module.get_base_layer())
     if module.disable_adapters or module.merged:
-        return weight, bias
-    for name in module.active_adapters:
-        if name not in module.lora_A:
-            continue
-        if module.use_dora.get(name) or module.lora_bias.get(name) or name in getattr(module, "lora_variant", {}):
-            raise Unreadable("an adapter is a variant of LoRA")
+        return dense(module.get_base_layer())
+    own = [name for name in module.active_adapters if name in getattr(module, "lora_A", {})]
+    if type(module) is not LoraLinear or any(_is_variant(module, name) for name in own):
+        with torch.no_grad():
+            copied = copy.deepcopy(module)
+            copied.merge()
+        return dense(copied.get_base_layer())
+    weight, bias = dense(module.get_base_layer())
+    for name in own:
         delta = module.get_delta_weight(name)
         weight = weight + (delta.T if module.fan_in_fan_out else delta)  # of the base's own layout
     return weight, bias
+
+
+def _is_variant(module: Any, name: str) -> bool:
+    """Whether a LoRA adapter is more than a low-rank difference: DoRA, say."""
+    return module.use_dora.get(name) or module.lora_bias.get(name) or name in getattr(module, "lora_variant", {})
+
+
+def _active(module: Any) -> Any:
+    """The module that runs where PEFT keeps two, the base's and one that is trained whole."""
+    trained = getattr(module, "modules_to_save", None)
+    if trained is None or not hasattr(module, "original_module"):
+        return module
+    idle = module.disable_adapters or not module.active_adapters
+    return module.original_module if idle else trained[module.active_adapters[0]]
 
 
 def _llama(r: _Reader) -> tuple[list[Block], Norm, Callable[[Tensor], Tensor], Tensor | None]:

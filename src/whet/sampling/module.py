@@ -95,12 +95,13 @@ class ModuleEngine:
 
     def admit(self, prompts: Sequence[tuple[int, ...]]) -> Tensor:
         logits, self.cache, source = prefill(self.policy, prompts)
-        self.width = max(len(p) for p in prompts)
-        pads = torch.tensor([self.width - len(p) for p in dict.fromkeys(prompts)], device=logits.device)
+        width = max(len(p) for p in prompts)
+        self.width = self.cache.get_seq_length()  # virtual tokens among it
+        pads = torch.tensor([width - len(p) for p in dict.fromkeys(prompts)], device=logits.device)
         if bool(pads.any()):
             for layer in cast(list[Layer], self.cache.layers):
                 layer.turn(pads)
-        self.pads, self.positions = pads, self.width - 1 - pads[:, None]
+        self.pads, self.positions = pads, width - 1 - pads[:, None]
         self.ragged = bool(pads.any())
         self.keep(source)
         return logits

@@ -10,7 +10,7 @@ from whet.errors import WhetError
 from whet.models.policy import Policy
 from whet.records import Row, Sample
 from whet.sampling.sampler import SamplingSettings
-from whet.seeds import seed_for
+from whet.seeds import rng_for, seed_for
 from whet.sources.problems import Problems, Uniform, epochs
 from whet.tasks import Problem, Task, get_task
 
@@ -91,22 +91,27 @@ class Demonstrations(Collector):
     """Gold responses, learnt whole.
 
     Args:
-        rationale: whether the gold rationale stands before the answer.
+        rationale: whether the gold rationale stands before the answer; or of which share of the problems, drawn by their ids.
         answer_first: whether it stands behind it, where it cannot help to find it.
     """
 
     needs = frozenset({"demonstrations"})
 
-    def __init__(self, rationale: bool = True, answer_first: bool = False) -> None:
+    def __init__(self, rationale: float = True, answer_first: bool = False) -> None:
+        if not 0 <= rationale <= 1:
+            raise WhetError(f"the share of demonstrations with a rationale is from 0 to 1, not {rationale:g}")
         self.rationale, self.answer_first = rationale, answer_first
 
     def rows(self, problems: Problems, n: int, policy: Policy, scope: Scope) -> list[Row]:
         drawn = problems.draw(n)
         scope.remember(drawn)
         samples = [
-            policy.format.demonstration(p, rationale=self.rationale, answer_first=self.answer_first) for p in drawn
+            policy.format.demonstration(p, rationale=self._shown(p), answer_first=self.answer_first) for p in drawn
         ]
         return [Row({"response": trim(s, policy.max_length)}) for s in samples]
+
+    def _shown(self, problem: Problem) -> bool:
+        return rng_for(0, "rationale", problem.id).random() < self.rationale
 
 
 def calibration_rows(policy: Policy, own: Task, seed: int, n: int, task: str = "") -> list[Row]:

@@ -24,10 +24,12 @@ class Problems:
     Attributes:
         counts: what it holds and what was left out, for the log; known once it is bound.
         size: problems of one epoch; 0 where it has no end, or does not say.
+        done: whether nothing is left to learn; the stage then ends before its steps do.
     """
 
     counts: Mapping[str, int] = {}
     size: int = 0
+    done: bool = False
 
     def bind(self, task: Task, seed: int) -> None:
         """Called once, when the run's task and seed are known."""
@@ -44,6 +46,9 @@ class Problems:
 
     def observe(self, rows: Sequence[Row]) -> None:
         """The scored rows of the step, after advantages and before any filter."""
+
+    def learnt(self, found: Mapping[str, float]) -> None:
+        """What the step's updates reported, `loss/NAME` among it."""
 
     def report(self) -> Mapping[str, float]:
         """What it would have logged after each step, as `problems/NAME`."""

@@ -7,18 +7,19 @@ draws with and without rationales show the same examples, so that they differ in
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 from whet.errors import WhetError
-from whet.tasks.problem import Check, Corruption, Problem, Response, Split, Verdict
+from whet.tasks.problem import Problem, Split
 from whet.tasks.task import Task, get_task
+from whet.tasks.view import View
 
 SEED = 1  # of the examples: another one than a run's, or they might be what it has just learnt
 POOL = 100_000
 
 
-class Shots(Task):
+class Shots(View):
     """A task whose questions come with examples.
 
     Args:
@@ -30,7 +31,7 @@ class Shots(Task):
             `data["shots"]` says how many are left; a token has one byte at least, so the prompt fits as many tokens.
     """
 
-    takes_spec = True
+    name = "shots"
 
     def __init__(self, task: Task, n: int = 2, explain: bool = False, draw: int = 0, room: int = 768) -> None:
         if n < 1 or draw < 0:
@@ -39,9 +40,9 @@ class Shots(Task):
         if "demonstrations" not in have or (explain and "rationales" not in have):
             lacks = "rationales" if "demonstrations" in have else "demonstrations"
             raise WhetError(f"shots: task '{task.name}' has no {lacks} to show")
-        self.task, self.n, self.explain, self.draw, self.room = task, n, explain, draw, room
-        self.name, self.version = "shots", task.version
-        self.levels, self.description = task.levels, f"{n} solved examples before each question of {task.spec()}"
+        super().__init__(task)
+        self.n, self.explain, self.draw, self.room = n, explain, draw, room
+        self.description = f"{n} solved examples before each question of {task.spec()}"
 
     @classmethod
     def of(cls, rest: str) -> Shots:
@@ -81,30 +82,8 @@ class Shots(Task):
         known = self.task.problems("train", None)
         return rng.sample(known, min(len(known), self.n + 2))
 
-    # -- what stays the task's -----------------------------------------------------------------------------------------
-    def verify(self, problem: Problem, response: Response) -> Verdict:
-        return self.task.verify(problem, response)
-
-    def verify_all(self, pairs: Sequence[tuple[Problem, Response]]) -> list[Verdict]:
-        return self.task.verify_all(pairs)
-
-    def check(self, problem: Problem, response: Response) -> list[Check]:
-        return self.task.check(problem, response)
-
-    def corrupt(self, problem: Problem, rng: random.Random) -> Corruption:
-        return self.task.corrupt(problem, rng)
-
-    def statements(self, n: int, *, seed: int = 0) -> Iterable[str]:
-        return self.task.statements(n, seed=seed)
-
-    def provides(self) -> set[str]:
-        return self.task.provides()
-
     def spec(self) -> str:
         return f"shots:n={self.n}:explain={int(self.explain)}:draw={self.draw}|{self.task.spec()}"
-
-    def max_answer_tokens(self) -> int:
-        return self.task.max_answer_tokens()
 
 
 def _size(problem: Problem) -> int:

@@ -68,6 +68,10 @@ class Task:
         """Named invertible transforms of problems as (forward, inverse): language, paraphrase, scaling, filler."""
         return {}
 
+    def aspects(self, n: int, *, seed: int = 0) -> Mapping[str, Sequence[Problem]]:
+        """Further sets of at most `n` problems; the accuracy on each is measured before and after under its name."""
+        return {}
+
     def provides(self) -> set[str]:
         """What recipes may need of a task: `verifier, demonstrations, rationales, choices, choice rationales, plans,
         corruptions, preferences, unlimited`."""

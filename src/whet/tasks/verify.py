@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import string
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from typing import Any
@@ -23,6 +24,10 @@ Verifier = Callable[[Problem, Response], Verdict]
 
 NAN = float("nan")
 REGEX_SECONDS = 1.0
+# all but what a number needs: a minus, and dots, commas, slashes and colons before a digit
+_PUNCTUATION = re.compile(
+    rf"[{re.escape(''.join(c for c in string.punctuation if c not in '-.,/:'))}]|(?<=\w)-(?=[^\W\d]|$)|[.,/:](?!\s*[0-9])"
+)
 _PLAIN_NUMBER = re.compile(r"[+-]?[0-9]{1,30}(\.[0-9]{1,30}|/0*[1-9][0-9]{0,29})?")
 MAX_MATH = 500  # characters of an answer that `math` looks at
 
@@ -35,6 +40,19 @@ def exact(problem: Problem, response: Response) -> Verdict:
     if not given:
         return _unparseable("no answer")
     return _judge(given == _squeeze(problem.answer), given, problem.answer)
+
+
+def normalized(problem: Problem, response: Response) -> Verdict:
+    """The answer is the gold answer up to case, punctuation, the articles a, an, the, and white space.
+
+    What makes another number stays: a minus, and what stands between digits (`12.5`, `12:30`).
+    """
+    if problem.answer is None:
+        return _no_gold(problem)
+    given = _plain(response.answer or "")
+    if not given:
+        return _unparseable("no answer")
+    return _judge(given == _plain(problem.answer), given, problem.answer)
 
 
 def number(problem: Problem, response: Response) -> Verdict:
@@ -196,11 +214,17 @@ def function_verifier(function: Callable[..., Any], name: str = "") -> Verifier:
     return verify
 
 
-VERIFIERS: dict[str, Verifier] = {"exact": exact, "number": number, "math": math, "choice": choice}
+VERIFIERS: dict[str, Verifier] = {
+    "exact": exact,
+    "normalized": normalized,
+    "number": number,
+    "math": math,
+    "choice": choice,
+}
 
 
 def get_verifier(spec: str | Verifier) -> Verifier:
-    """A verifier from its name (`exact, number, math, choice`), `number:TOLERANCE`, `regex:PATTERN`, or `module.py:function`."""
+    """A verifier from its name (`exact, normalized, number, math, choice`), `number:TOLERANCE`, `regex:PATTERN`, or `module.py:function`."""
     if not isinstance(spec, str):
         return function_verifier(spec)
     if spec in VERIFIERS:
@@ -269,6 +293,10 @@ def _marked(response: Response) -> bool:
 
 def _squeeze(text: str | None) -> str:
     return " ".join((text or "").split())
+
+
+def _plain(text: str) -> str:
+    return _squeeze(re.sub(r"\b(?:a|an|the)\b", " ", _PUNCTUATION.sub("", text.casefold())))
 
 
 def _fold(text: str) -> str:

@@ -16,6 +16,7 @@ from whet.errors import WhetError
 from whet.papers import papers
 from whet.recipes.recipe import HOW_TO_PROVIDE, Argument, Entry, get_recipe, recipes
 from whet.seeds import rng_for
+from whet.study import studies
 from whet.tasks import Problem, Response, Task, get_task, task_names
 from whet.tasks.verify import gold_response
 from whet.terminal.console import console, table
@@ -170,10 +171,12 @@ def written(value: object) -> str:
 
 # -- papers ----------------------------------------------------------------------------------------------------------
 def list_papers(family: str | None) -> None:
-    """All papers: implemented where a registered recipe names one, with the last verdict of its study."""
+    """All papers: implemented where a registered recipe or a study names one, with the last verdict of its study."""
     by_paper: dict[str, list[str]] = {}
     for name, entry in recipes().items():
         by_paper.setdefault(entry.paper, []).append(name)
+    for made in studies().values():
+        by_paper.setdefault(made.paper, ["a study"])
     shown = [p for p in papers() if family in (None, p.family)]
     if not shown:
         raise WhetError(f"no family is called '{family}': " + ", ".join(dict.fromkeys(p.family for p in papers())))

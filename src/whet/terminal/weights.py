@@ -1,4 +1,4 @@
-"""`whet weights`, `whet merge` and `whet probe geometry`: choices of weights, arithmetic on finished ones, and where they moved."""
+"""`whet weights`, `whet merge` and `whet probe`: choices of weights, arithmetic on finished ones, and where they moved."""
 
 from __future__ import annotations
 
@@ -69,6 +69,11 @@ def add_commands(
         density: Annotated[
             float, typer.Option(min=0.001, max=0.999, help="of the principal and of the low mask")
         ] = 0.2,
+        sweep: Annotated[bool, typer.Option(help="the overlaps at other ranks and densities, too")] = False,
+        beside: Annotated[
+            tuple[str, str] | None,
+            typer.Option(metavar="START RUN", help="another start and a run of it, to compare changes with"),
+        ] = None,
         plot: Annotated[
             Path | None, typer.Option(help="draw it layer by layer (.svg, .png or .html)", metavar="FILE")
         ] = None,
@@ -77,4 +82,19 @@ def add_commands(
         """Where in weight space training moved: sparsity in bf16, drift of the spectrum, rotation, overlap with masks."""
         from whet.terminal.geometry import geometry
 
-        geometry(before, after, rank=rank, density=density, plot=plot, as_json=json)
+        geometry(
+            before, after, rank=rank, density=density, sweeps=sweep, beside=beside, plot=plot, as_json=json
+        )  # fmt: skip
+
+    @probes.command()
+    def equivalent(
+        model: Annotated[str, typer.Argument(help="base, micro, a folder or Hub name", show_default=False)],
+        out: Annotated[Path, typer.Option(help="folder of the new model", show_default=False)],
+        how: Annotated[str, typer.Option(help="rotate the values of each head, or permute heads")] = "rotate",
+        layer: Annotated[list[int] | None, typer.Option(help="a block to edit, again for more; none is all")] = None,
+        seed: int = 0,
+    ) -> None:
+        """The same function by other weights: a start from which updates that follow the weights' geometry go elsewhere."""
+        from whet.terminal.geometry import equivalent
+
+        equivalent(model, out, how=how, layers=layer, seed=seed)

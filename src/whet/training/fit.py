@@ -157,6 +157,7 @@ class Fit:
                 save_file(self._copy_weights(), place / f"step-{progress.total:08d}.safetensors")
             if self.evaluate and options.eval_every and self._due(spent["share"]):
                 self._evaluate()
+            progress.reached = progress.reached or stage.problems.done
             told = options.stop is not None and bool(self.ranks.sum({"told": options.stop()})["told"])
             progress.stopped_early = bool(options.patience) and progress.stale >= options.patience
             if told or progress.stopped_early or (options.save_every and progress.total % options.save_every == 0):
@@ -178,7 +179,8 @@ class Fit:
         looks = int(share * options.evaluations)
         due = looks > progress.looks if options.evaluations else progress.total % options.eval_every == 0
         progress.looks = looks
-        return due or (progress.stage == len(self.stages) - 1 and self.pace.over(progress, self.policy.meter))
+        over = self.pace.over(progress, self.policy.meter) or self.stages[progress.stage].problems.done
+        return due or (progress.stage == len(self.stages) - 1 and over)
 
     def _end(self) -> None:
         if self.options.keep == "best" and self._best and self.progress.best_step != self.progress.total:
@@ -204,8 +206,9 @@ class Fit:
         task = stage.task or self.task
         self.scope = Scope(task, seed_for(options.seed, "stage", index))
         other = self._stage_weights(stage) is not self._attached or stage.task is not self.stages[index - 1].task
-        if state is None and index and other:
-            # other parameters move from here on, or validation looks at another task: what was best so far no longer counts
+        if state is None and index and (other or stage.start == "base"):
+            # other parameters move from here on, or from the base again, or validation looks at another task: what was best so far
+            # no longer counts
             self._best, self.progress.best, self.progress.best_step = {}, float("-inf"), -1
         self._attach(stage)
         self._add_modules(stage)
@@ -235,6 +238,7 @@ class Fit:
         else:
             write_weights(self.policy, state["weights"])
             weights.load_state_dict(state["parts"]["weights"])
+            self.policy.meter.load(state["meter"])  # attaching weights may calibrate, which was counted the first time
         self.guards.enter(stage, self.policy)
         before = self.learners if stage.carry and state is None else []
         self.learners = [
@@ -384,7 +388,7 @@ class Fit:
         if self.writer:
             self.writer.rewind(state["files"])
         self._best = state["best"]
-        return {"weights": weights, "parts": state["parts"]}
+        return {"weights": weights, "parts": state["parts"], "meter": state["meter"]}
 
     # -- weights ----------------------------------------------------------------------------------------------------
     def _copy_weights(self) -> dict[str, Tensor]:

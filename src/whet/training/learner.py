@@ -66,17 +66,26 @@ class Learner:
         for name in self.policy.resting:  # its moments begin anew when it moves again
             self.optimizer.state.pop(self.parameters[name], None)
         found = self.accumulate(rows, seed, where)
+        if self.update.least and _loss(found) < self.update.least:
+            self.skipped += 1
+            self.policy.meter.idle_steps += 1
+            return {**found, "skipped": 1.0}
         self.weights.after_grads(self.parameters)
         self.weights.mask(self.parameters)
         found["grad_norm"] = self._clip(where)
         found["lr"] = rate
         self.optimizer.step()
+        self._measure()
         self.weights.after_step(self.parameters)
         self.taken += 1
         self.policy.meter.optimizer_steps += 1
         if self.weights.every and self.taken % self.weights.every == 0:
             self.weights.every_n_steps(self.policy, self.taken)
         return found
+
+    def forget(self) -> None:
+        """Begin the moments anew."""
+        getattr(self.optimizer, "inside", self.optimizer).state.clear()
 
     def carry(self, before: Learner) -> None:
         """Go on with the moments of an earlier optimizer of the same parameters."""
@@ -190,12 +199,28 @@ class Learner:
             raise WhetError(f"{where}: the gradient norm is {norm}; lower the learning rate")
         return norm
 
+    def _measure(self) -> None:
+        """Note how much memory the step held, and how many entries it moved."""
+        places: Mapping[str, Tensor] = getattr(self.optimizer, "places", {})
+        moved = {n: p for n, p in self.parameters.items() if p.grad is not None}
+        states = getattr(self.optimizer, "inside", self.optimizer).state.values()
+        held = [value for state in states for value in state.values() if isinstance(value, Tensor)]
+        self.policy.meter.saw(
+            sum(len(places[n]) if n in places else p.numel() for n, p in moved.items()),
+            sum(t.nbytes for t in (*held, *places.values())),
+            sum(p.grad.nbytes for p in moved.values() if p.grad is not None),
+        )
+
     def state_dict(self) -> dict[str, Any]:
         return {"optimizer": self.optimizer.state_dict(), "taken": self.taken, "skipped": self.skipped}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.optimizer.load_state_dict(dict(state["optimizer"]))
         self.taken, self.skipped = int(state["taken"]), int(state["skipped"])
+
+
+def _loss(found: Mapping[str, float]) -> float:
+    return sum(value for name, value in found.items() if name.startswith("loss/"))
 
 
 def _reduce(name: str, values: Tensor) -> float:

@@ -43,6 +43,9 @@ class Update:
             policy moves away from the one that sampled: the trainer then computes the old log-probs once beforehand.
         clip: maximal gradient norm; 0 is off.
         temperature: divides the logits; None is the one temperature of the stage's sampling.
+        least: a batch whose loss is below it is left alone, weights and moments, and so are further epochs once all
+            batches of one are; 0 learns from every batch.
+        fresh: whether the optimizer's moments begin anew at each step of the stage.
     """
 
     objective: Objective | Term
@@ -52,6 +55,8 @@ class Update:
     minibatches: int = 1
     clip: float = 1.0
     temperature: float | None = None
+    least: float = 0.0
+    fresh: bool = False
 
     def __post_init__(self) -> None:
         self.objective = as_objective(self.objective)

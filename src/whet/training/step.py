@@ -63,6 +63,7 @@ class Step:
             self.policy.model.train(self.policy.checkpointing)
             for name, update, learner in zip(stage.metric_names(), stage.updates, self.learners, strict=True):
                 found |= {name + key: value for key, value in self._update(update, learner, rows, seed).items()}
+        stage.problems.learnt(found)
         for name, buffer in stage.buffers.items():
             found |= {f"{name}/{what}": float(n) for what, n in buffer.counts.items()}
         self.scope.known.clear()
@@ -119,9 +120,13 @@ class Step:
             return {}
         if update.temperature is None:
             learner.temperature = self.stage.collect.temperature  # which may follow what is measured
+        if update.fresh:
+            learner.forget()
         taken: list[dict[str, float]] = []
         for epoch in range(update.epochs):
             for number, part in enumerate(minibatches(chosen, update.minibatches, seed, epoch)):
                 where = f"{self.where} ({self.stage.name})"
                 taken.append(learner.step(part, seed_for(seed, "learn", epoch, number), where))
+            if update.least and all(found.get("skipped") for found in taken[-update.minibatches :]):
+                break
         return metrics.mean(taken)

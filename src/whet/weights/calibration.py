@@ -51,22 +51,23 @@ def activations(
 
 
 def second_moments(
-    policy: Policy, rows: Sequence[Row], names: Sequence[str], scale: Scale | None = None
+    policy: Policy, rows: Sequence[Row], names: Sequence[str], scale: Scale | None = None, *, per_sequence: bool = False
 ) -> dict[str, Tensor]:
     """Module name -> (n, n) mean of x x^T over all tokens of the module's inputs x, in fp32 and uncentred.
 
     Args:
         scale: changes the (tokens, n) inputs of one sequence first; CorDA divides them by their largest entry.
+        per_sequence: the sum over the tokens of a sequence, its mean over sequences, instead.
     """
     sums: dict[str, Tensor] = {}
-    tokens = 0
+    count = 0
     for found in activations(policy, rows, names):
         for name, x in found.items():
             x = x.float()
             x = x if scale is None else scale(x)
             sums[name] = x.T @ x + sums.get(name, 0.0)
-        tokens += len(next(iter(found.values())))
-    return {name: total / tokens for name, total in sums.items()}
+        count += 1 if per_sequence else len(next(iter(found.values())))
+    return {name: total / count for name, total in sums.items()}
 
 
 def fisher(policy: Policy, rows: Sequence[Row], names: Sequence[str]) -> dict[str, Tensor]:

@@ -5,11 +5,12 @@ The defaults suit a small model; a paper's own numbers stand beside them.
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
 from torch import nn
 
-from whet.errors import WhetError
+from whet.errors import WhetError, unknown
 from whet.models.hooks import blocks_of
 from whet.weights.halves import Half
 from whet.weights.masked import Masked
@@ -28,6 +29,18 @@ from whet.weights.selectors import (
 from whet.weights.weights import Weights
 
 RULE, SCORE = "selective, by rule", "selective, by score"
+# of a block, by the names that architectures give them
+MODULES = {
+    "q": r"(^|\.)q_proj\.",
+    "k": r"(^|\.)k_proj\.",
+    "v": r"(^|\.)v_proj\.",
+    "o": r"(^|\.)(o_proj|out_proj|attn\.c_proj|attention\.dense)\.",
+    "gate": r"(^|\.)gate_proj\.",
+    "up": r"(^|\.)(up_proj|fc_in|fc1|mlp\.c_fc|dense_h_to_4h)\.",
+    "down": r"(^|\.)(down_proj|fc_out|fc2|mlp\.c_proj|dense_4h_to_h)\.",
+    "mlp": r"(^|\.)mlp\.",
+    "layer": "",
+}
 
 
 # -- by rule -------------------------------------------------------------------------------------------------------------
@@ -63,6 +76,14 @@ def hft(
     return Masked(Half(share, grain, ends), seed=seed, once=once, name="hft")
 
 
+@choice("location", family=RULE, paper="locft-bf")
+def location(layer: int | None = None, module: str = "down") -> Weights:
+    """One matrix of one block (q, k, v, o, gate, up, down), its mlp or the whole layer (2509.22072); by default two thirds up."""
+    if module not in MODULES:
+        raise unknown("module of a block", module, MODULES)
+    return Masked(Rule(partial(located, layer=layer, module=module)), name="location")
+
+
 # -- by score ------------------------------------------------------------------------------------------------------------
 @choice("lift", family=SCORE, paper="lift")
 def lift(
@@ -89,6 +110,12 @@ def smallest(density: float = 0.05, refresh: int = 0) -> Weights:
 def at_random(density: float = 0.05, refresh: int = 0, seed: int | None = None) -> Weights:
     """Random entries of each matrix: the control of every score."""
     return Masked(Top(chance, density), refresh=refresh, seed=seed, name="random")
+
+
+@choice("principal", family=SCORE, paper="off-principals")
+def principal_only(rank: int = 0, density: float = 0.5) -> Weights:
+    """The principal entries of each matrix, chosen once: the control of `non-principal` and `safe` (2511.08567)."""
+    return Masked(Top(principal(rank), density), name="principal")
 
 
 @choice("non-principal", family=SCORE, paper="off-principals")
@@ -121,6 +148,20 @@ def biases(model: nn.Module) -> dict[str, nn.Parameter]:
 def norms(model: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters of norm layers."""
     own = {id(p) for m in model.modules() if is_norm(m) for p in m.parameters(recurse=False)}
+    return {n: p for n, p in model.named_parameters() if id(p) in own}
+
+
+def located(model: nn.Module, layer: int | None, module: str) -> dict[str, nn.Parameter]:
+    """Parameters of a module of a block, found in the block itself: layer 2 is none of 20 to 29."""
+    blocks = blocks_of(model)
+    at = len(blocks) * 11 // 16 if layer is None else layer  # of 32 the 22nd, as in the paper
+    if not -len(blocks) <= at < len(blocks):
+        raise WhetError(f"layer {at} is not among the {len(blocks)} of {type(model).__name__}")
+    named = re.compile(MODULES[module])
+    own = {id(p) for name, p in blocks[at].named_parameters() if named.search(name)}
+    if not own:
+        held = ", ".join(dict.fromkeys(name.rpartition(".")[0] for name, _ in blocks[at].named_parameters()))
+        raise WhetError(f"a block of {type(model).__name__} has no module '{module}'; it has {held}")
     return {n: p for n, p in model.named_parameters() if id(p) in own}
 
 

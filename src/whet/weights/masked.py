@@ -76,15 +76,9 @@ class Masked(Weights):
         self.optimizers.append(made)
         return made  # type: ignore[return-value]
 
-    @torch.no_grad()
     def mask(self, parameters: Parameters) -> None:
         """Zero the gradients outside, so that the norm that is clipped is that of what moves."""
-        for name, places in self.places.items():
-            gradient = parameters[name].grad
-            if gradient is not None:
-                flat = gradient.view(-1)
-                kept = flat[places.long()]
-                flat.zero_()[places.long()] = kept
+        zero_outside(parameters, self.places)
 
     def cost(self, model: nn.Module) -> Cost:
         return self.select.cost(model, _draw_seed(self.seed or 0, 0))
@@ -201,6 +195,17 @@ class Packed:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.inside.load_state_dict(dict(state))
+
+
+@torch.no_grad()
+def zero_outside(parameters: Parameters, places: Mapping[str, Tensor]) -> None:
+    """Zero the gradients of all but the chosen entries, in the tensors that `places` (flat, by name) speaks of."""
+    for name, at in places.items():
+        gradient = parameters[name].grad
+        if gradient is not None:
+            flat = gradient.view(-1)
+            kept = flat[at.long()]
+            flat.zero_()[at.long()] = kept
 
 
 def _remapped(value: Tensor, before: Tensor, after: Tensor, size: int) -> Tensor:

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -18,6 +19,7 @@ from whet.errors import WhetError, unknown
 from whet.models.policy import Policy
 from whet.weights.delta import WeightDelta
 from whet.weights.files import Stored
+from whet.weights.weights import Weights
 
 
 class Snapshots(Mapping[str, Mapping[str, Tensor]]):
@@ -70,6 +72,9 @@ class Snapshots(Mapping[str, Mapping[str, Tensor]]):
             raise unknown("snapshot", name, self)
         return self.held[name] if self.folder is None else Stored(self._file(name))
 
+    def __contains__(self, name: object) -> bool:
+        return name in list(self)
+
     def __iter__(self) -> Iterator[str]:
         if self.folder is None:
             return iter(self.held)
@@ -81,6 +86,28 @@ class Snapshots(Mapping[str, Mapping[str, Tensor]]):
     def _file(self, name: str) -> Path:
         assert self.folder is not None
         return self.folder / f"{name}.safetensors"
+
+
+class Kept(Weights):
+    """Full fine-tuning; the weights that its stage ends with are set aside, for a later stage of the run.
+
+    Args:
+        models: shared by the stages of a run, held in memory and saved in checkpoints.
+        last: the name of what the stage ends with; empty for a stage in between, that only keeps what was set aside before.
+    """
+
+    def __init__(self, models: Snapshots, last: str = "") -> None:
+        self.models, self.last = models, last
+
+    def at_stage_end(self, policy: Policy) -> None:
+        if self.last:
+            self.models.take(self.last, policy)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"models": dict(self.models.held)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.models.held = dict(state["models"])
 
 
 def copy_weights(policy: Policy, *, moving: bool = True) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from whet.seeds import seed_for
 
 Parameters = Mapping[str, nn.Parameter]
 Build = Callable[[Parameters], torch.optim.Optimizer]
+MENU_NAMES = {"PROMPT_TUNING": "prompt", "PREFIX_TUNING": "prefix", "P_TUNING": "p-tuning"}
 Rows = Callable[[int, str], Sequence[Row]]
 
 
@@ -109,12 +110,15 @@ class Lora(Weights):
         rank: r; 16 where nothing is said.
         alpha: scale of the update is alpha / r (alpha / sqrt(r) for `rslora`); 2 r where nothing is said.
         variant: `lora`, `rslora` (2312.03732), `dora` (2402.09353).
+
+    Attributes:
+        kind: what its adapters are in a folder; see `kind_of`.
     """
 
     injects = True
 
     def __init__(self, rank: int | None = None, alpha: float | None = None, variant: str = "lora") -> None:
-        self.name = variant
+        self.name = self.kind = variant
         self.given = {k: v for k, v in (("r", rank), ("lora_alpha", alpha)) if v is not None}
         self.rank = 16 if rank is None else int(rank)
         self.alpha = 2.0 * self.rank if alpha is None else float(alpha)
@@ -127,30 +131,53 @@ class Lora(Weights):
         if policy.peft is None:
             config = LoraConfig(
                 r=self.rank, lora_alpha=self.alpha, target_modules="all-linear", lora_dropout=0.0,  # type: ignore[arg-type]
-                use_rslora=self.name == "rslora", use_dora=self.name == "dora", task_type="CAUSAL_LM",
+                use_rslora=self.kind == "rslora", use_dora=self.kind == "dora", task_type="CAUSAL_LM",
+                **self.more(policy.model),
             )  # fmt: skip
             torch.manual_seed(seed_for(seed, "adapter"))
             policy.peft = get_peft_model(policy.model, config)
             policy.fresh_adapters = True
-        self._check(policy)
+        check_loaded(policy, self.kind, self.given)
         for name, parameter in policy.model.named_parameters():
-            parameter.requires_grad_("lora_" in name)
+            parameter.requires_grad_(self.moves(name))
         policy.refresh()
 
-    def _check(self, policy: Policy) -> None:
-        found = policy.peft.peft_config[policy.peft.active_adapter]
-        kind = "dora" if found.use_dora else "rslora" if found.use_rslora else "lora"
-        if kind != self.name or any(getattr(found, k) != v for k, v in self.given.items()):
-            raise WhetError(f"the model was loaded with {kind} adapters of rank {found.r} and alpha {found.lora_alpha:g}; "
-                            f"use --weights {kind} to go on with them, or --weights full to merge them")  # fmt: skip
+    def more(self, model: nn.Module) -> dict[str, Any]:
+        """Further settings of PEFT's."""
+        return {}
+
+    def moves(self, name: str) -> bool:
+        """Whether a parameter of this name is trained."""
+        return "lora_" in name
 
     def cost(self, model: nn.Module) -> Cost:
         head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
         layers: list[Any] = [m for m in model.modules() if linear(m) and m is not head]
         size = sum(self.rank * sum(m.weight.shape) for m in layers)
-        if self.name == "dora":  # a length for each output
+        if self.kind == "dora":  # a length for each output
             size += sum(m.weight.shape[isinstance(m, _conv1d())] for m in layers)
         return Cost(size, size)
+
+
+def kind_of(peft: Any) -> str:
+    """What adapters are, by the name that they have on the menu."""
+    found = peft.peft_config[peft.active_adapter]
+    kind = str(getattr(found.peft_type, "value", found.peft_type))
+    if kind == "LORA":
+        whole = "lora-norms" if found.modules_to_save else "lora"
+        return "dora" if found.use_dora else "rslora" if found.use_rslora else whole
+    return MENU_NAMES.get(kind, kind.lower())
+
+
+def check_loaded(policy: Policy, kind: str, given: Mapping[str, Any]) -> None:
+    """Refuse a policy whose adapters are of another kind, or were made with other settings than those given."""
+    found, own = policy.peft.peft_config[policy.peft.active_adapter], kind_of(policy.peft)
+    if own == kind and all(getattr(found, k) == v for k, v in given.items()):
+        return
+    names = (("rank", "r"), ("alpha", "lora_alpha")) if "lora" in own or own == "dora" else ((k, k) for k in given)
+    told = " and ".join(f"{name} {getattr(found, k):g}" for name, k in names if hasattr(found, k))
+    raise WhetError(f"the model was loaded with {own} adapters{f' of {told}' if told else ''}; "
+                    f"use --weights {own} to go on with them, or --weights full to merge them")  # fmt: skip
 
 
 def linear(module: nn.Module) -> bool:

@@ -13,7 +13,7 @@ policy's. Answers are verified by rule; a judge is a verifier of a file task. Th
 tens of tokens; the paper has 40 and 16, for thousands.
 
     whet run long-cot
-    whet run long-cot noise=0.3 --task chain-sum
+    whet run long-cot --task "noisy:rate=0.3|chain-sum"      some gold answers are wrong
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from whet.recipes.supervised.sft import sft
 from whet.rewards import Reward
 from whet.rewards.length import Bend, LengthCurve, length
 from whet.rewards.repetition import dense_repetition, sparse_repetition
-from whet.sources.labels import NoisyLabels
 from whet.training.optimizer import Rate
 
 WRONG = Bend(-10, 0)
@@ -60,9 +59,6 @@ def long_cot(
     gamma_repetition: float = 0.99,
     kl: float = 0.01,
     scale: float = 0.1,
-    noise: float = 0.0,
-    noisy_rows: int = 512,
-    words: int = 0,
     **training: Any,
 ) -> Recipe:
     """Grow chains of thought stably: supervised first, then PPO with a cosine length reward and a penalty on repetition.
@@ -82,9 +78,6 @@ def long_cot(
         gamma_repetition: discount of the penalty; a short horizon keeps the blame local.
         kl: beta of the KL to the model before PPO inside the reward; 0 keeps no reference model.
         scale: multiplies rewards, penalty and KL.
-        noise: share of problems with a wrong gold answer planted, counted; the data are then finite.
-        noisy_rows: how many problems there are under noise or words; 0 takes a file whole.
-        words: leave out problems whose gold answer has more words than this; 0 keeps all.
     """
     for what, value, known in (("curve", curve, CURVES), ("cot", cot, COT), ("repetition", repetition, REPETITION)):
         if value not in known:
@@ -104,8 +97,5 @@ def long_cot(
     made.stages[0].name = "long-cot"
     if sft_steps:
         made.stages[:0] = sft(steps=sft_steps, rationale=COT[cot]).stages
-    if noise or words:
-        for stage in made.stages:
-            stage.problems = NoisyLabels(noise, noisy_rows, words)
     made.answering = Lengths(ngram, max_new_tokens=training.get("max_new_tokens", 0))
     return made

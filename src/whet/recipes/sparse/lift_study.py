@@ -36,8 +36,23 @@ SPARSE = "sft:lr=3e-3,weights="
     budget="steps:150",
     seeds=5,
     metrics=["accuracy", "forgetting", "mean@4", "tokens_per_answer"],
-    settings={"test_n": 256, "k": 4, "validation_n": 128, "others_n": 128, "others_look_n": 64, "evaluations": 8, "keep": "last"},
-    quick={"budget": "steps:10", "test_n": 64, "others_n": 32, "others_look_n": 16, "validation_n": 32, "evaluations": 2},
+    settings={
+        "test_n": 256,
+        "k": 4,
+        "validation_n": 128,
+        "others_n": 128,
+        "others_look_n": 64,
+        "evaluations": 8,
+        "keep": "last",
+    },
+    quick={
+        "budget": "steps:10",
+        "test_n": 64,
+        "others_n": 32,
+        "others_look_n": 16,
+        "validation_n": 32,
+        "evaluations": 2,
+    },
     full={"seeds": 8, "budget": "steps:600", "model": None, "test_n": 1024},
 )
 def lift(scores: Scores) -> Judgement:
