@@ -26,7 +26,8 @@ from whet.models.policy import Policy
 from whet.recipes.recipe import Recipe, recipe
 from whet.recipes.supervised.sft import sft
 from whet.training.sequence import read_tasks, sequence
-from whet.weights import Weights, choices
+from whet.weights import choices
+from whet.weights.around import Around
 from whet.weights.halves import Half
 from whet.weights.selectors import Facts
 from whet.weights.snapshot import Snapshots, write_weights
@@ -64,13 +65,12 @@ def half_reset(share: float = 0.5, grain: str = "category", tasks: str = "", **t
     return made.moving(HalfReset(Half(share, grain, ends=False), after=len(made.stages)))
 
 
-class HalfReset(Weights):
+class HalfReset(Around):
     """Full fine-tuning, of which a part goes back at the end of the last stage to the run's first weights."""
 
-    name = "half-reset"
-
     def __init__(self, back: Half, after: int = 1) -> None:
-        self.back, self.after, self.ended = back, after, 0
+        super().__init__()
+        self.name, self.back, self.after, self.ended = "half-reset", back, after, 0
 
     def attach(self, policy: Policy, seed: int) -> None:
         super().attach(policy, seed)
@@ -78,15 +78,17 @@ class HalfReset(Weights):
         self.start.take("start", policy)
 
     def at_stage_end(self, policy: Policy) -> None:
+        super().at_stage_end(policy)
         self.ended += 1
         if self.ended >= self.after:
             kept = self.start["start"]
             write_weights(policy, {name: kept[name] for name in self.back(policy.model, Facts(self.seed))})
 
     def state_dict(self) -> dict[str, Any]:
-        return {"ended": self.ended}
+        return {**super().state_dict(), "ended": self.ended}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
         self.ended = state["ended"]
 
 
