@@ -185,7 +185,7 @@ def test_a_stronger_model_by_name() -> None:
 # -- the whole --------------------------------------------------------------------------------------------------------------
 def test_stages() -> None:
     first, second = get_recipe("phi-4-reasoning")().stages
-    assert (first.name, second.name, second.steps, second.collect.group) == ("teachable", "grpo", 90, 8)
+    assert (first.name, second.name, second.steps, second.collect.group) == ("teachable", "grpo", 60, 8)
     (filtering,) = [f for f in first.collect.subsets[0].filters if isinstance(f, Difficulty)]  # type: ignore[attr-defined]
     assert (filtering.low, filtering.high, filtering.samples) == (0.1, 0.6, 8)
     assert second.updates[0].loss.describe().count("0.001") == 2 and second.wants() >= {"reference_logprob"}
