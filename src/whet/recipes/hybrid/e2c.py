@@ -51,7 +51,7 @@ def e2c(
     learn: str = "all",
     teacher: str = "task",
     wide: int = 0,
-    steps: int = 60,
+    steps: int = 40,
     weight: float = 2.0,
     missing: str = "plain",
     coverage: bool = True,
