@@ -20,7 +20,7 @@ from torch import Tensor
 from whet.errors import WhetError
 from whet.models.policy import Policy
 from whet.recipes.recipe import Recipe, recipe
-from whet.recipes.sparse.lt_sft import Ticket, lt_sft
+from whet.recipes.sparse.lt_sft import Ticket, lt_sft, moved_most
 from whet.training.sequence import read_tasks
 from whet.weights import Masked
 from whet.weights.delta import WeightDelta
@@ -52,7 +52,7 @@ def composed_sft(
         if dense:
             first.weights = DenseSkill(models, task.spec(), last)
         else:
-            second.weights = SparseSkill(models, task.spec(), last, second.weights.select)
+            second.weights = SparseSkill(models, task.spec(), last, moved_most(density, random))
         for stage in [first] if dense else [first, second]:
             stage.task, stage.name = task, f"{stage.name} {number}: {task.spec()}"
             stage.start = "base"
