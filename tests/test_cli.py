@@ -439,6 +439,20 @@ def test_doctor(whet: Callable[..., Ran]) -> None:
     assert "whet[scale]" in ran.out or "ray" in ran.out
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (("sft", "--weights", "biases"), "biases"),
+        (("lt-sft",), "lt-sft dense, then lt-sft"),
+        (("drift",), "full, then drift"),
+    ],
+)
+def test_doctor_says_what_moves(whet: Callable[..., Ran], asked: tuple[str, ...], told: str) -> None:
+    """Also where it is the recipe that says so, stage by stage."""
+    ran = whet("doctor", "--model", trained_folder("gpt2"), "--task", "parity", "--recipe", *asked)
+    assert f"weights {told}, float32" in ran.out
+
+
 def test_papers_are_implemented_where_a_recipe_or_a_study_names_them(
     whet: Callable[..., Ran], here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

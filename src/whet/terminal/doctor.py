@@ -22,7 +22,7 @@ from whet.models.format import Format
 from whet.recipes.recipe import get_recipe
 from whet.tasks import get_task
 from whet.terminal.console import console, quiet_libraries
-from whet.terminal.memory import estimate, memory_table
+from whet.terminal.memory import estimate, memory_table, moving
 
 NEEDED = ("whet", "torch", "transformers", "tokenizers", "safetensors", "peft", "pydantic", "typer", "rich")
 EXTRAS = {"reasoning-gym": "tasks", "math-verify": "tasks", "gymnasium": "tasks", "datasets": "data",
@@ -52,7 +52,8 @@ def doctor(config: RunConfig) -> None:
     model, tokenizer = shapes(config.model)
     recipe = get_recipe(config.recipe)(**config.arguments)
     items = estimate(model, recipe.stages, get_task(config.task), config, Format(tokenizer))
-    screen.print(f"[bold]{config.recipe}[/] with [bold]{config.model or 'base'}[/]  [dim]weights {config.weights}, "
+    moves = ", then ".join(dict.fromkeys(weights.name for weights in moving(recipe.stages, config)))
+    screen.print(f"[bold]{config.recipe}[/] with [bold]{config.model or 'base'}[/]  [dim]weights {moves}, "
                  f"{config.dtype}, --token-budget {config.token_budget}[/]")  # fmt: skip
     screen.print(memory_table(items))
 

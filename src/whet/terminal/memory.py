@@ -21,7 +21,7 @@ from whet.sampling.native import NativeSampler
 from whet.tasks import Task
 from whet.terminal.console import amount, memory, table
 from whet.training.stage import Stage
-from whet.weights import get_weights
+from whet.weights import Weights, get_weights
 
 BYTES = {"float32": 4, "mixed": 4, "float64": 8, "bfloat16": 2}
 MOST_CACHE = 4 << 30  # of the native sampler on a CPU; on a GPU it takes a third of what is free
@@ -36,6 +36,12 @@ class Item:
     how: str
 
 
+def moving(stages: Sequence[Stage], config: RunConfig) -> list[Weights]:
+    """What moves in a run, one after another: what its stages say themselves, else what the run says."""
+    asked = get_weights(config.weights)
+    return list({id(w): w for w in (stage.weights or asked for stage in stages)}.values())
+
+
 def estimate(model: nn.Module, stages: Sequence[Stage], task: Task, config: RunConfig, form: Format) -> list[Item]:
     """What the largest stage of a run takes, about.
 
@@ -47,8 +53,8 @@ def estimate(model: nn.Module, stages: Sequence[Stage], task: Task, config: RunC
     low = 2 if config.dtype == "mixed" else size  # of activations
     shape: Any = getattr(model, "config", None)
     parameters = sum(p.numel() for p in model.parameters())
-    own = {id(s.weights): s.weights for s in stages if s.weights} or {0: get_weights(config.weights)}
-    cost = max((weights.cost(model) for weights in own.values()), key=lambda c: c.optimizer(size))
+    own = moving(stages, config)
+    cost = max((weights.cost(model) for weights in own), key=lambda c: c.optimizer(size))
     moments = f"two moments of AdamW for each of {amount(cost.moving)} entries"
     items = [
         Item("weights", parameters * size, f"{amount(parameters)} parameters x {size} bytes"),
@@ -56,7 +62,7 @@ def estimate(model: nn.Module, stages: Sequence[Stage], task: Task, config: RunC
         Item("optimizer", cost.optimizer(size), moments + (", and their places" if cost.places else "")),
     ]
     wants = frozenset().union(*(s.wants() for s in stages))
-    if wants & {"reference", "reference_logprob"} and not all(weights.injects for weights in own.values()):
+    if wants & {"reference", "reference_logprob"} and not all(weights.injects for weights in own):
         items.append(Item("reference", parameters * size, "a frozen copy"))
     tokens = token_budget(config.token_budget, pick_device(config.device).type)
     per_token, how = activations(shape, config.activation_checkpointing)
