@@ -51,6 +51,7 @@ SETTINGS: dict[str, Setting] = {
     "keep": (
         str, RUN, "end with the best weights on validation (the latest within one standard error), or the last", "best"
     ),
+    "on_nonfinite": (str, RUN, "a batch whose loss is nan or infinite ends the run (stop), or is left out (skip: 10 at most)", "stop"),
     "save_every": (int, RUN, "steps between checkpoints; 0 only at the end", 50),
     "eval_every": (int, EVALUATION, "steps between evaluations on validation; 0 is never", 25),
     "evaluations": (int, EVALUATION, "so many evaluations at equal shares of the run instead", 0),

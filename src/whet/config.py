@@ -49,6 +49,11 @@ class RunConfig(BaseModel):
         "best", pattern="^(best|last)$",
         description="end with the best weights on validation (the latest within one standard error), or the last",
     )  # fmt: skip
+    on_nonfinite: str = Field(
+        "stop",
+        pattern="^(stop|skip)$",
+        description="a batch whose loss is nan or infinite ends the run (stop), or is left out (skip: 10 at most)",
+    )
     track: str | None = Field(None, description="send the numbers to tensorboard, wandb, trackio or mlflow too")
     test_n: int = Field(512, ge=1, description="test problems before and after")
     k: int = Field(16, ge=0, description="sampled answers to each test problem (pass@k); 0 leaves them out")

@@ -209,7 +209,7 @@ class Run:
         options = Options(
             seed=config.seed, token_budget=config.token_budget, eval_every=config.eval_every, patience=config.patience,
             save_every=config.save_every, keep=config.keep, stop=self.stop, evaluations=config.evaluations,
-            budget=self.budget,
+            budget=self.budget, on_nonfinite=config.on_nonfinite,
         )  # fmt: skip
         fit = Fit(self.policy, self.recipe.stages, self.task, weights=self.weights, options=options, folder=folder,
                   evaluate=self.evaluator.validation, observer=self.watcher, measure=self._stream())  # fmt: skip

@@ -205,6 +205,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spoils_nothing(tmp_path: Pa
     assert [line["step"] for line in RunFolder(tmp_path).read_metrics()] == [1, 2]
 
 
+def test_or_it_is_left_out_and_said(tmp_path: Path) -> None:
+    loop = fit(sft_stage(updates=[Update(Diverges())], steps=4), out=tmp_path, on_nonfinite="skip")
+    assert loop.run().finished and loop.learners[0].taken == 3
+    lines = RunFolder(tmp_path).read_metrics()
+    assert [line.get("nonfinite", 0.0) for line in lines] == [0.0, 0.0, 1.0, 0.0]
+    assert "term 'diverges' is nan" in lines[2]["warnings"][0] and "warnings" not in lines[3]
+
+
 def test_a_row_without_a_learnt_token_is_refused() -> None:
     class Long(Demonstrations):
         def rows(self, *args: Any) -> list[Row]:

@@ -24,7 +24,7 @@ from whet.rewards import accuracy
 from whet.sources import Demonstrations, Pairs, Rollouts, Scope, Uniform
 from whet.tasks import get_task
 from whet.training.fit import frozen_copy
-from whet.training.learner import Learner
+from whet.training.learner import MOST_NONFINITE, Learner
 from whet.training.optimizer import AdamW
 from whet.training.scoring import prepare, score
 from whet.training.stage import Update
@@ -220,6 +220,55 @@ def test_a_loss_that_is_not_finite_names_step_term_and_problems() -> None:
     with pytest.raises(WhetError, match=r"step 8: the gradient norm is (nan|inf); lower the learning rate"):
         learner.step(rows, 0, "step 8")
     assert all(torch.equal(before[n], p) for n, p in learner.parameters.items())
+
+
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+def test_such_a_batch_can_be_left_out_a_few_times(kind: str) -> None:
+    learner, rows = setup("sft", torch.float32)
+    learner.skip, learner.update = True, Update(as_objective(nll()) + Broken(kind, rows[2].problem_id))
+    before = {n: p.clone() for n, p in learner.parameters.items()}
+    for number in range(1, MOST_NONFINITE + 1):
+        assert learner.step(rows, 0, f"step {number}") == {"skipped": 1.0, "nonfinite": 1.0}
+        (line,) = learner.said()
+        assert line.startswith(f"step {number}: ") and f"left out, number {number} of at most {MOST_NONFINITE}" in line
+    assert all(torch.equal(before[n], p) for n, p in learner.parameters.items())
+    assert learner.taken == 0 and learner.state_dict()["nonfinite"] == MOST_NONFINITE and not learner.said()
+    with pytest.raises(WhetError, match=f"{MOST_NONFINITE} batches were left out before"):
+        learner.step(rows, 0, "step 11")
+    learner.update = Update(nll())
+    learner.step(rows, 0, "step 12")
+    assert learner.taken == 1 and any(not torch.equal(before[n], p) for n, p in learner.parameters.items())
+
+
+class Large(Term):
+    """Out of memory above so many rows at once."""
+
+    name = "large"
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+
+    def total(self, ctx: Context) -> Tensor:
+        if len(ctx.rows) > self.most:
+            raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+        return 0.0 * ctx.forward("response").logprobs.sum()
+
+
+def test_what_does_not_fit_is_run_in_halves_with_the_same_gradient() -> None:
+    learner, rows = setup("sft", torch.float64)
+    learner.update = Update(nll())
+    whole, _ = gradient(learner, rows)
+    learner.update = Update(as_objective(nll()) + Large(2))
+    halves, _ = gradient(learner, rows)
+    (told,) = learner.said()
+    assert distance(whole, halves) < 1e-12
+    assert f"out of memory; from here on {learner.token_budget} tokens at once" in told
+    assert learner.state_dict()["token_budget"] == learner.token_budget < 200
+    learner.accumulate(rows, 0, "step 2")
+    assert not learner.said(), "it stays with what fits"
+    learner.update = Update(as_objective(nll()) + Large(0))
+    with pytest.raises(WhetError, match=r"out of memory with .* tokens at once.*smaller --token-budget.*2 GiB"):
+        learner.accumulate(rows, 0, "step 3")
 
 
 def test_the_gradient_is_clipped_to_its_norm() -> None:

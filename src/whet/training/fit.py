@@ -147,7 +147,7 @@ class Fit:
             progress.step += 1
             progress.total += 1
             spent = {"flops": self.policy.meter.flops, "share": self.pace.share(progress, self.policy.meter)}
-            if warnings := self.guards.see(row):
+            if warnings := [*row.get("warnings", ()), *self.guards.see(row)]:
                 row["warnings"] = warnings
             self._note({"step": progress.total, "stage": stage.name, **row, **spent})
             kept = stage.keep_every and progress.step % stage.keep_every == 0
@@ -245,6 +245,7 @@ class Fit:
             Learner(
                 update, self.policies, weights, steps=stage.steps * update.steps, token_budget=self.token_budget,
                 temperature=update.temperature or stage.collect.temperature, budget=stage.collect.budget, share=self._within,
+                skip=options.on_nonfinite == "skip",
             )
             for update in stage.updates
         ]  # fmt: skip

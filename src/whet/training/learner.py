@@ -19,20 +19,33 @@ from whet.training import metrics
 from whet.training.stage import Update
 from whet.weights import Packed, Weights
 
+MOST_NONFINITE = 10  # batches that a stage may leave out for their numbers
+
+
+class NotFinite(WhetError):
+    """A loss or a gradient is nan or infinite."""
+
 
 class Learner:
     """An update's optimizer, its step counter and its schedule.
+
+    A micro-batch that does not fit into memory is run again in halves, with the same gradient.
 
     Args:
         steps: optimizer steps it will take in the stage (for the schedule).
         token_budget: tokens run at once, those that pad too.
         temperature, budget: passed on to the objective's context.
         share: the share of the stage that is done, where a budget ends it and not a number of steps.
+        skip: leave out a batch whose loss or gradient is not finite, up to `MOST_NONFINITE` of them, where it else ends the run.
+
+    Attributes:
+        told: what is to be said of the last step, a line each.
     """
 
     def __init__(
         self, update: Update, policies: Mapping[str, Policy], weights: Weights, *, steps: int, token_budget: int,
         temperature: float = 1.0, budget: int = 0, share: Callable[[], float | None] = lambda: None,
+        skip: bool = False,
     ) -> None:  # fmt: skip
         self.update = update
         self.policies = policies
@@ -44,8 +57,9 @@ class Learner:
         self.temperature = temperature
         self.budget = budget
         self.share = share
-        self.taken = 0
-        self.skipped = 0
+        self.skip = skip
+        self.taken = self.skipped = self.nonfinite = 0
+        self.told: list[str] = []
         self.parameters = self.policy.trainable_parameters()
         size = self.policy.size()
         self.optimizer = weights.optimizer(
@@ -65,14 +79,17 @@ class Learner:
             group["lr"] = rate
         for name in self.policy.resting:  # its moments begin anew when it moves again
             self.optimizer.state.pop(self.parameters[name], None)
-        found = self.accumulate(rows, seed, where)
-        if self.update.least and _loss(found) < self.update.least:
-            self.skipped += 1
-            self.policy.meter.idle_steps += 1
-            return {**found, "skipped": 1.0}
-        self.weights.after_grads(self.parameters)
-        self.weights.mask(self.parameters)
-        found["grad_norm"] = self._clip(where)
+        try:
+            found = self.accumulate(rows, seed, where)
+            if self.update.least and _loss(found) < self.update.least:
+                self.skipped += 1
+                self.policy.meter.idle_steps += 1
+                return {**found, "skipped": 1.0}
+            self.weights.after_grads(self.parameters)
+            self.weights.mask(self.parameters)
+            found["grad_norm"] = self._clip(where)
+        except NotFinite as problem:
+            return self._leave_out(problem)
         found["lr"] = rate
         self.optimizer.step()
         self._measure()
@@ -82,6 +99,22 @@ class Learner:
         if self.weights.every and self.taken % self.weights.every == 0:
             self.weights.every_n_steps(self.policy, self.taken)
         return found
+
+    def said(self) -> list[str]:
+        """What is to be said since the last time."""
+        told, self.told = self.told, []
+        return told
+
+    def _leave_out(self, problem: NotFinite) -> dict[str, float]:
+        if not self.skip:
+            raise problem
+        self.nonfinite += 1
+        if self.nonfinite > MOST_NONFINITE:
+            raise WhetError(f"{problem}; {MOST_NONFINITE} batches were left out before") from None
+        self.optimizer.zero_grad(set_to_none=True)
+        self.policy.meter.idle_steps += 1
+        self.told.append(f"{problem}: left out, number {self.nonfinite} of at most {MOST_NONFINITE}")
+        return {"skipped": 1.0, "nonfinite": 1.0}
 
     def forget(self) -> None:
         """Begin the moments anew."""
@@ -110,30 +143,65 @@ class Learner:
 
     def accumulate(self, rows: Sequence[Row], seed: int, where: str = "") -> dict[str, float]:
         """Write the gradient of the whole batch, of which each rank runs its share. The counts are those of the whole batch
-        and come first, so that neither micro-batches nor ranks can change it."""
+        and come first, so that neither micro-batches nor ranks can change it.
+
+        Raises:
+            NotFinite: a term is nan or infinite, on any rank; the gradient is not to be used.
+        """
+        asked = self.token_budget
+        while True:
+            try:
+                found = self._accumulate(rows, seed, where)
+                break
+            except torch.OutOfMemoryError as full:
+                said = str(full)
+            self._halve(rows, where, said)  # out of the handler, whose traceback holds what has been computed
+        if self.token_budget < asked:
+            self.told.append(
+                f"{where}: out of memory; from here on {self.token_budget} tokens at once, with the same gradient"
+            )
+        return found
+
+    def _halve(self, rows: Sequence[Row], where: str, said: str) -> None:
+        longest = max(sum(len(s) for s in row.all()) for row in rows)
+        if self.ranks.size > 1 or self.token_budget <= longest:
+            raise WhetError(f"{where}: out of memory with {self.token_budget} tokens at once, a row has up to {longest}; "
+                            f"give a smaller --token-budget, --activation-checkpointing, or --weights lora ({said})")  # fmt: skip
+        self.optimizer.zero_grad(set_to_none=True)
+        self.token_budget = max(longest, min(self.token_budget, longest * len(rows)) // 2)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _accumulate(self, rows: Sequence[Row], seed: int, where: str) -> dict[str, float]:
         objective = self.update.loss
         counts = objective.counts(rows, self.budget)
         position = self.position  # one for all micro-batches, while the budget is being spent
         self.optimizer.zero_grad(set_to_none=True)
         losses: dict[str, float] = defaultdict(float)
+        wrong: list[str] = []
         logs: dict[str, list[Tensor]] = defaultdict(list)
         how = (self.temperature, self.budget, position, self.steps, objective.together)
         key = _coupling("batch" if objective.meetings and self._fits(rows) else objective.couples)
         micros = self.policy.micro_batches(self._share(rows), self.token_budget, key, padded=objective.padded)
         for micro, whole in zip(micros, self._meet(rows, micros, counts, seed, how), strict=True):
             ctx = Context(micro, self.policies, counts, seed, *how, whole=whole)
-            self._backward(objective.total(ctx), losses, where, micro)
+            self._backward(objective.total(ctx), losses, wrong, micro)
             for name, values in ctx.logs.items():
                 logs[name] += values
         if self.ranks.first:
             ctx = Context([], self.policies, counts, seed, step=position, steps=self.steps)
-            self._backward(objective.total(ctx, scope="parameters"), losses, where, [])
+            self._backward(objective.total(ctx, scope="parameters"), losses, wrong, [])
         learnt = sum(s.count_learnt() for row in rows for role in objective.roles for s in row.get(role))
         self.policy.meter.learnt_tokens += learnt
         self.ranks.agree("the rows that they learn from", (counts, learnt))
         self.ranks.sum_gradients(self.parameters.values())
         own = {name: (_reduce(name, torch.cat(values)), sum(map(len, values))) for name, values in logs.items()}
-        return {**metrics.merge(self.ranks.gather((losses, own))), "learnt_tokens": float(learnt)}
+        everyone = self.ranks.gather((losses, own, wrong))
+        for *_, said in everyone:
+            if said:
+                raise NotFinite(f"{where}: {said[0]}; lower the learning rate (now {self.optimizer.param_groups[0]['lr']:.2g}) or look "
+                                "at these rows")  # fmt: skip
+        return {**metrics.merge([(loss, logged) for loss, logged, _ in everyone]), "learnt_tokens": float(learnt)}
 
     def _fits(self, rows: Sequence[Row]) -> bool:
         """Whether the rows are one micro-batch, even padded: then they meet without a pass beforehand."""
@@ -175,7 +243,7 @@ class Learner:
         return [row for unit in share for row in unit]
 
     def _backward(
-        self, parts: Mapping[str, tuple[Tensor, float]], losses: dict[str, float], where: str, rows: Sequence[Row]
+        self, parts: Mapping[str, tuple[Tensor, float]], losses: dict[str, float], wrong: list[str], rows: Sequence[Row]
     ) -> None:
         # a term that counts nothing has nothing to learn here, beside another one that has
         scaled = {name: total / number for name, (total, number) in parts.items() if number}
@@ -184,11 +252,10 @@ class Learner:
         for name, value in scaled.items():
             if not torch.isfinite(value):
                 ids = ", ".join(dict.fromkeys(row.problem_id for row in rows)) or "parameters"
-                raise WhetError(f"{where}: term '{name}' is {float(value.detach())} on {ids}; lower the learning rate (now "
-                                f"{self.optimizer.param_groups[0]['lr']:.2g}) or look at these rows")  # fmt: skip
+                wrong.append(f"term '{name}' is {float(value.detach())} on {ids}")
             losses[name] += float(value.detach())
         loss = torch.stack([v.reshape(()) for v in scaled.values()]).sum()
-        if loss.requires_grad:
+        if loss.requires_grad and not wrong:
             loss.backward()
 
     def _clip(self, where: str) -> float:
@@ -196,7 +263,7 @@ class Learner:
         limit = self.update.clip or float("inf")
         norm = float(torch.nn.utils.clip_grad_norm_(gradients, limit))
         if norm != norm or norm == float("inf"):
-            raise WhetError(f"{where}: the gradient norm is {norm}; lower the learning rate")
+            raise NotFinite(f"{where}: the gradient norm is {norm}; lower the learning rate")
         return norm
 
     def _measure(self) -> None:
@@ -212,11 +279,14 @@ class Learner:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer.state_dict(), "taken": self.taken, "skipped": self.skipped}
+        return {"optimizer": self.optimizer.state_dict(), "taken": self.taken, "skipped": self.skipped,
+                "nonfinite": self.nonfinite, "token_budget": self.token_budget}  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.optimizer.load_state_dict(dict(state["optimizer"]))
         self.taken, self.skipped = int(state["taken"]), int(state["skipped"])
+        self.nonfinite = int(state.get("nonfinite", 0))
+        self.token_budget = min(self.token_budget, int(state.get("token_budget", self.token_budget)))
 
 
 def _loss(found: Mapping[str, float]) -> float:

@@ -36,6 +36,7 @@ class Options:
         save_every: steps between checkpoints; 0 saves only at the end, or when told to stop.
         keep: which weights the run ends with: the `best` on validation or the `last`.
         milestones: keep the weights at steps 1, 2, 4, 8 ... in `milestones/`, for studies of what is learnt when.
+        on_nonfinite: `stop`, or `skip` a batch whose loss or gradient is nan or infinite, a few times at most.
         budget: ends the run instead of its stages' steps, which are then proportions.
         stop: asked after each step; True saves and ends the run early (a signal).
     """
@@ -48,6 +49,7 @@ class Options:
     save_every: int = 0
     keep: str = "best"
     milestones: bool = False
+    on_nonfinite: str = "stop"
     budget: Budget | None = None
     stop: Callable[[], bool] | None = None
 

@@ -67,6 +67,8 @@ class Step:
         for name, buffer in stage.buffers.items():
             found |= {f"{name}/{what}": float(n) for what, n in buffer.counts.items()}
         self.scope.known.clear()
+        if told := [line for learner in self.learners for line in learner.said()]:
+            found["warnings"] = told
         return {**found, **{f"seconds/{k}": v for k, v in self.clock.items()}}
 
     def rows(self, seed: int) -> tuple[list[Row], list[Row]]:
