@@ -201,14 +201,18 @@ def show_batch(
 
 @app.command(name="audit-reward", rich_help_panel=LOOK)
 def audit_reward(
-    task: Task = "chain-sum",
+    task: Annotated[
+        str, typer.Option(help="a task's name, a JSONL file, or hub:ORG/NAME; `all`: every built-in task and verifier")
+    ] = "chain-sum",
     verifier: Verifier = None,
     n: Annotated[int, typer.Option("-n", min=1, help="problems")] = 64,
+    limit: Annotated[float, typer.Option(min=0.1, help="seconds that one verdict may take")] = 20.0,
+    out: Annotated[Path | None, typer.Option("--json", help="write the table to this file")] = None,
 ) -> None:
     """Try answers that must not score on a verifier; exit with 1 if one does."""
     from whet.terminal.audit import audit_reward
 
-    audit_reward(task, verifier, n)
+    audit_reward(task, verifier, n, limit, out)
 
 
 @app.command(rich_help_panel=LOOK)

@@ -73,7 +73,7 @@ class RunConfig(BaseModel):
         """Validate; a WhetError names the first bad key."""
         for key in values:
             if key not in cls.model_fields:
-                raise unknown("setting", key, cls.model_fields)
+                raise unknown("setting", str(key), cls.model_fields)
         try:
             return cls(**values)
         except ValidationError as problem:
@@ -85,12 +85,17 @@ class RunConfig(BaseModel):
     def read(cls, path: Path) -> tuple[RunConfig, dict[str, Any]]:
         """The config of a `run.yaml`, and the record (versions, hashes) that the run left in it."""
         try:
-            values = yaml.safe_load(path.read_text())
-        except (OSError, yaml.YAMLError) as problem:
-            raise WhetError(f"'{path}' cannot be read: {str(problem).splitlines()[0]}") from None
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.MarkedYAMLError as problem:
+            at = f":{problem.problem_mark.line + 1}" if problem.problem_mark else ""
+            raise WhetError(f"'{path}{at}' cannot be read: {problem.problem}; mend the YAML") from None
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as problem:  # yaml makes dates and numbers itself
+            raise WhetError(f"'{path}' cannot be read: {str(problem).splitlines()[0]}; mend the YAML") from None
         if not isinstance(values, dict) or "recipe" not in values:
             raise WhetError(f"'{path}' is not a run.yaml: it names no recipe")
         record = values.pop("record", {})
+        if not isinstance(record, dict):
+            raise WhetError(f"'{path}': 'record' is what the run noted of itself, not {record!r}; remove the line")
         return cls.make(values), record
 
     def dump(self, record: dict[str, Any]) -> str:

@@ -98,6 +98,8 @@ def configure(recipe: str | Entry, *, task: str | Task | None = None, **settings
     """The config of a run: each of `settings` is the recipe's own argument, or a setting of the run."""
     entry = get_recipe(recipe)
     task = entry.task if task is None else task
+    if not isinstance(task, str | Task):
+        raise WhetError(f"setting 'task': {task!r} is neither a task nor the name of one")
     known = RunConfig.model_fields
     for name in settings:
         if name not in known and name not in entry.arguments:

@@ -54,7 +54,11 @@ def resolve(model: str | Path | None) -> str:
     if model is None or str(model) in SHIPPED:
         return str(shipped(str(model or "base")))
     folder = Path(model)
-    if (folder / "run.yaml").exists() and not (folder / "config.json").exists():
+    try:
+        ran = (folder / "run.yaml").exists() and not (folder / "config.json").exists()
+    except OSError as problem:  # a path that is too long, a folder that may not be read
+        raise WhetError(f"model '{str(model)[:60]}' cannot be looked for: {problem.strerror}") from None
+    if ran:
         if not (folder / "model").exists():
             raise WhetError(f"the run in '{model}' has no model yet: go on with it by `whet run --resume {model}`")
         return str(folder / "model")
@@ -105,13 +109,12 @@ def load(
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         if adapter.exists():
             adapted = _adapted(loaded, source, json.loads(adapter.read_text()).get("peft_type"))
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as problem:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as problem:
         raise WhetError(f"model '{source}' could not be loaded: {_first_line(problem)}") from problem
     _check_tokenizer(tokenizer, loaded, source)
     loaded.to(where)
     no_dropout(loaded)
-    note = folder / "whet.json"
-    kept = json.loads(note.read_text()) if note.exists() else {}
+    kept = _note(folder / "whet.json")
     policy = Policy(loaded, tokenizer, name=source, style=style or kept.get("style"), fallback=kept.get("fallback"),
                     mixed=dtype == "mixed")  # fmt: skip
     policy.format.condition = kept.get("condition", "")
@@ -191,7 +194,7 @@ def pick_device(device: str) -> torch.device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         found = torch.device(device)
-        torch.empty(1, device=found)
+        torch.zeros(1, device=found).item()
     except (RuntimeError, AssertionError) as problem:
         raise WhetError(f"device '{device}' cannot be used: {_first_line(problem)}") from problem
     return found
@@ -224,6 +227,24 @@ def _check_tokenizer(tokenizer: Any, model: Any, source: str) -> None:
     if len(tokenizer) > rows:
         raise WhetError(f"model '{source}' could not be loaded: its tokenizer has {len(tokenizer)} tokens and the model "
                         f"{rows}; save the model's own tokenizer there")  # fmt: skip
+
+
+def _note(file: Path) -> dict[str, Any]:
+    """What a model folder says of its format."""
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    except ValueError as problem:
+        raise WhetError(f"'{file}' is not JSON ({_first_line(problem)}); restore it, or remove it and the format is "
+                        "chosen by the tokenizer") from None  # fmt: skip
+    allowed = {"style": (None, "tags", "chat", "plain"), "fallback": (None, "raw", "missing")}
+    if not isinstance(kept, dict):
+        raise WhetError(f"'{file}' holds no object; restore it, or remove it and the format is chosen by the tokenizer")
+    for name, values in allowed.items():
+        if kept.get(name) not in values:
+            raise WhetError(f"'{file}': '{name}' is one of {', '.join(filter(None, values))}, not {kept[name]!r}")
+    if not isinstance(kept.get("condition", ""), str):
+        raise WhetError(f"'{file}': 'condition' is a text, not {kept['condition']!r}")
+    return kept
 
 
 def _first_line(problem: BaseException) -> str:

@@ -100,9 +100,7 @@ class Format:
         if self.style == "plain":
             ids = self._bos + self.encode("\n".join(m["content"] for m in messages) + "\n")
         elif self.style == "chat":
-            ids = self.tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=True, return_dict=False
-            )
+            ids = self._templated(messages, problem.id)
         else:
             turns = "".join(f"<{m['role']}>{m['content']}" for m in messages)
             ids = self._bos + self.encode(turns + "<assistant>")
@@ -222,6 +220,21 @@ class Format:
             return dict(message)
         response = self.response(message.get("rationale", ""), message["answer"], end=False)
         return {"role": message["role"], "content": "".join(self.decode(s.ids) for s in response)}
+
+    def _templated(self, messages: list[dict[str, str]], problem_id: str) -> list[int]:
+        """The conversation by the tokenizer's chat template: a program that came with the model and may fail in any way."""
+        try:
+            ids = self.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+        except Exception as problem:
+            roles = ", ".join(m["role"] for m in messages)
+            raise WhetError(f"problem '{problem_id}': the model's chat template refuses its messages ({roles}): {problem}; change "
+                            "their roles, or the tokenizer's chat_template") from problem  # fmt: skip
+        if not ids:
+            raise WhetError(f"problem '{problem_id}': the model's chat template makes nothing of its messages; mend the "
+                            "tokenizer's chat_template")  # fmt: skip
+        return ids
 
     def _leading(self) -> list[int]:
         """Special tokens that the tokenizer itself puts before a text."""

@@ -13,11 +13,13 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import math
 import pkgutil
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Integral, Real
 from typing import Any
 
 from whet.errors import WhetError, unknown
@@ -42,10 +44,13 @@ HOW_TO_PROVIDE = {
 # kinds of arguments that can be written on a command line
 KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "bool": (bool, "true or false"),
-    "int": (int, "a whole number"),
-    "float": ((int, float), "a number"),
-    "list": (list, "a list such as [0.2, 0.28]"),
+    "int": (Integral, "a whole number"),
+    "float": (Real, "a number"),
+    "list": ((list, tuple), "a list such as [0.2, 0.28]"),
 }
+PLAIN = (bool, int, float, str, list, tuple, dict)  # what YAML and a command line can say
+MOST = 1 << 63  # of whole numbers
+FREE = {"Any", "Literal", "Sequence", "inspect._empty"}  # annotations by which a value's type is not decided
 PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
 
 
@@ -119,7 +124,7 @@ class Entry:
             if p.kind is p.VAR_KEYWORD:
                 passes_on = True
             elif not p.name.startswith("_"):
-                own[p.name] = Argument(p.name, p.default, str(p.annotation), lines.get(p.name, ""))
+                own[p.name] = Argument(p.name, p.default, _written(p.annotation), lines.get(p.name, ""))
         if passes_on and self.parent:
             for key, argument in get_recipe(self.parent).arguments.items():
                 own.setdefault(key, replace(argument, default=self.defaults.get(key, argument.default)))
@@ -131,7 +136,7 @@ class Entry:
         return (inspect.getdoc(self.build) or "").split("\n", 1)[0]
 
     def read(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments with their types: text values are read as JSON where the argument is not text."""
+        """The arguments, their types checked: text values are read as JSON where the argument is not text."""
         known = self.arguments
         for name in arguments:
             if name not in known:
@@ -139,8 +144,33 @@ class Entry:
         return {name: _read(self.name, known[name], value) for name, value in arguments.items()}
 
     def __call__(self, **arguments: Any) -> Recipe:
-        """Build it."""
-        return self.build(**self.read(arguments))
+        """Build it.
+
+        Raises:
+            WhetError: an argument is unknown, of another type, out of range, or one that the recipe sets itself.
+        """
+        read = self.read(arguments)
+        try:
+            made = self.build(**read)
+        except ArithmeticError as problem:  # steps of an endless pass, rows over a batch of 0
+            told = ", ".join(f"{name}={value!r}" for name, value in read.items())
+            raise WhetError(
+                f"recipe '{self.name}' cannot be made with {told} ({problem}); give other numbers"
+            ) from problem
+        except TypeError as problem:
+            twice = re.search(r"multiple values for keyword argument '(\w+)'", str(problem))
+            if not twice or twice[1] not in read:
+                raise
+            raise WhetError(f"recipe '{self.name}' sets {twice[1]} itself; leave it out") from problem
+        for name, value in read.items():  # what a recipe says of its own counts is better, so this comes last
+            known = self.arguments[name]
+            if (
+                known.type == "int"
+                and isinstance(value, int)
+                and value < 0 <= (known.default if isinstance(known.default, int) else 0)
+            ):
+                raise WhetError(f"recipe '{self.name}': {name} is a count, from 0, not '{value}'")
+        return made
 
 
 _REGISTRY: dict[str, Entry] = {}
@@ -179,6 +209,10 @@ def get_recipe(name: str | Entry) -> Entry:
     return known[name]
 
 
+def _written(annotation: Any) -> str:
+    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+
+
 def _argument_lines(doc: str) -> dict[str, str]:
     """The `Args:` section as {name: text}."""
     _, _, section = doc.partition("Args:\n")
@@ -197,19 +231,32 @@ def _argument_lines(doc: str) -> dict[str, str]:
 
 
 def _read(recipe_name: str, argument: Argument, value: Any) -> Any:
-    """Turn a command line's text into the type of the argument."""
-    if not isinstance(value, str) or argument.type.startswith("str"):
-        return value
-    kind = next((k for k in KINDS if argument.type.startswith(k)), "")
-    if not kind:
-        raise WhetError(f"recipe '{recipe_name}': {argument.name} is an object, given from Python only")
-    try:
-        read = json.loads(PYTHON_WORDS.get(value, value))
-    except ValueError:
-        read = value
-    if (read is None and "None" in argument.type) or (isinstance(read, str) and "str" in argument.type):
+    """Check that a value has the argument's type; a command line's text is turned into it."""
+    names = re.sub(r"\[.*\]", "", argument.type).split(" | ")
+    kinds = [name for name in names if name in KINDS]
+    objects = set(names) - {*KINDS, "str", "None"}
+    read, text = value, isinstance(value, str) and names[0] != "str"
+    if text and kinds:
+        try:
+            read = json.loads(PYTHON_WORDS.get(value, value))
+        except (ValueError, RecursionError):
+            read = value
+    if (read is None and "None" in names) or (isinstance(read, str) and "str" in names):
         return read
-    types, wanted = KINDS[kind]
-    if not isinstance(read, types) or (isinstance(read, bool) and kind != "bool"):
-        raise WhetError(f"recipe '{recipe_name}': {argument.name} is {wanted}, not '{value}'")
-    return float(value) if kind == "float" else read
+    kind = next((k for k in kinds if _fits(read, k)), "")
+    if kind:
+        return float(read) if text and kind == "float" else read  # pyright: ignore[reportArgumentType]
+    if not (read is None or isinstance(read, PLAIN)) or objects & {type(read).__name__, *FREE}:
+        return read  # an object, from Python: what it must be able to do, no annotation says
+    wanted = KINDS[kinds[0]][1] if kinds else "a text" if "str" in names else "an object, given from Python only"
+    told = value if isinstance(value, str) else repr(value)
+    hint = f", not '{told if len(told) <= 60 else told[:57] + '...'}'"
+    raise WhetError(f"recipe '{recipe_name}': {argument.name} is {wanted}{hint if kinds or 'str' in names else ''}")
+
+
+def _fits(value: Any, kind: str) -> bool:
+    if not isinstance(value, KINDS[kind][0]) or (isinstance(value, bool) and kind != "bool"):
+        return False
+    if isinstance(value, Integral):
+        return abs(int(value)) < MOST
+    return not isinstance(value, Real) or not math.isnan(value)

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import math
-import re
+import signal
+import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
 
 from whet.errors import WhetError
+from whet.rewards.attacks import BOMBS, Attack, attacks_on, same
 from whet.tasks.answers import plain_number
 from whet.tasks.problem import Problem, Response, Split, Verdict
 from whet.tasks.task import Task
+from whet.tasks.verify import gold_response
 
 GOLD = "gold"
-# an attack: problem, golds of other items that differ from its own -> the answer; None where it does not apply
-Attack = Callable[[Problem, Sequence[str]], str | None]
+BOMBED = 2  # problems that a bomb is tried on: it does not depend on the problem
+LIMIT = 20.0  # seconds; above the limits that the verifiers set themselves
+ATTACKS: dict[str, Attack] = attacks_on()
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +31,15 @@ class AuditRow:
 
     Attributes:
         attack: its name.
-        n: how many problems it was tried on.
+        n: how many problems it was tried on. An attack that runs out of time is not tried again.
         mean: the mean value of its verdicts, without those that are NaN; NaN where there is none.
+        tried: how many responses were judged: most answers are handed in as the whole text, and as the Format cuts them
+            out of one. What counts for a problem is the verdict that paid most.
         statuses: how many verdicts of each status; an exception of the verifier counts as `error`.
         example: the answer that earned most, shortened, with the problem's id and the verdict's reason.
+        scored: how many verdicts paid: more than 0, or 1 where the task gives shares of it to wrong answers.
+        slowest: seconds of the slowest verdict.
+        late: whether one took longer than the limit.
     """
 
     attack: str
@@ -35,90 +47,108 @@ class AuditRow:
     mean: float
     statuses: Mapping[str, int]
     example: str
+    tried: int
+    scored: int
+    slowest: float
+    late: bool = False
 
 
-def _echo(problem: Problem, others: Sequence[str]) -> str | None:
-    # an echo of a question that contains its answer may hit it without the verifier being at fault; one that lists all
-    # choices commits to none of them and must not score
-    def told(text: str) -> bool:
-        return re.search(rf"(?<!\w){re.escape(text)}(?!\w)", problem.prompt, re.IGNORECASE) is not None
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """What one attack earned on one problem: the verdict that paid most, and the time of the slowest."""
 
-    listed = bool(problem.choices) and all(map(told, problem.choices))
-    return None if problem.answer is not None and told(problem.answer) and not listed else problem.prompt
-
-
-def _options(problem: Problem, others: Sequence[str]) -> str | None:
-    return " or ".join(problem.choices) or None
+    problem: Problem
+    text: str
+    verdict: Verdict
+    seconds: float
+    responses: int
 
 
-def _letters(problem: Problem, others: Sequence[str]) -> str | None:
-    return " or ".join(chr(ord("A") + i) for i in range(len(problem.choices))) or None
+def audit(
+    task: Task, n: int = 64, *, split: Split = "train", seed: int = 0, limit: float = LIMIT, only: Sequence[str] = ()
+) -> list[AuditRow]:
+    """Try the gold answer and every attack on `n` problems of a split; attacks that apply to none are left out.
 
-
-def _with_gold(form: str) -> Attack:
-    def attack(problem: Problem, others: Sequence[str]) -> str | None:
-        if problem.answer is None or not others:
-            return None
-        return form.format(gold=problem.answer, other=others[0], more=" ".join(others[:4]))
-
-    return attack
-
-
-def _always(text: str) -> Attack:
-    return lambda problem, others: text
-
-
-ATTACKS: dict[str, Attack] = {
-    "empty": _always(""),
-    "blank": _always(" \n\t "),
-    "praise": _always("the answer is correct"),
-    "empty box": _always("\\boxed{}"),
-    "not a number": _always("nan"),
-    "infinity": _always("inf"),
-    "huge number": _always("9" * 100_000),
-    "prompt echoed": _echo,
-    "all options": _options,
-    "all letters": _letters,
-    "gold of another item": _with_gold("{other}"),
-    "gold or another": _with_gold("{gold} or {other}"),
-    "another or gold": _with_gold("{other} or {gold}"),
-    "gold among others": _with_gold("{gold} {more}"),
-    "others, then gold": _with_gold("{more} {gold}"),
-    "nested boxes": _with_gold("\\boxed{{{other} \\boxed{{{gold}}}}}"),
-    "denied gold": _with_gold("not {gold}"),
-}
-
-
-def audit(task: Task, n: int = 64, *, split: Split = "train", seed: int = 0) -> list[AuditRow]:
-    """Try the gold answer and every attack on `n` problems of a split; attacks that apply to none are left out."""
+    Args:
+        limit: seconds that one verdict may take. In the main thread a verifier is stopped then, unless it hangs inside
+            one call of a C library; elsewhere it is only found to be late.
+        only: names of the attacks; empty takes all.
+    """
     problems = task.problems(split, n, seed=seed)
     if not problems:
         raise WhetError(f"task '{task.spec()}' has no {split} problems to audit")
-    others = [_others(problems, i) for i in range(len(problems))]
-    attacks: dict[str, Attack] = {GOLD: lambda problem, _: problem.answer, **ATTACKS}
-    rows: list[AuditRow] = []
-    for name, attack in attacks.items():
-        answers = [(p, attack(p, o)) for p, o in zip(problems, others, strict=True)]
-        tried = [(p, text, _judge(task, p, text)) for p, text in answers if text is not None]
-        if tried:
-            rows.append(_row(name, tried))
-    return rows
+    others = [_others(task, problems, i) for i in range(len(problems))]
+    # the gold answer comes first and has no limit: it may start a process that the others need
+    rows = [_row(GOLD, task, _trials(task, lambda p, _: _gold(p), problems, others, math.inf), math.inf)]
+    rows += [
+        _row(name, task, _trials(task, attack, problems[: BOMBED if name in BOMBS else None], others, limit), limit)
+        for name, attack in ATTACKS.items()
+        if not only or name in only
+    ]
+    return [row for row in rows if row.n]
 
 
 def exploits(rows: Sequence[AuditRow]) -> list[AuditRow]:
-    """The attacks that earned more than 0. (Gold that earns less than 1 is `check_gold`'s affair.)"""
-    return [row for row in rows if row.attack != GOLD and row.mean > 0]
+    """The attacks that scored. (Gold that earns less than 1 is `check_gold`'s affair.)"""
+    return [row for row in rows if row.attack != GOLD and row.scored]
 
 
-def _others(problems: Sequence[Problem], i: int) -> list[str]:
-    """Gold answers of the next problems that differ from problem i's, also as numbers."""
-    own = problems[i].answer
+def _gold(problem: Problem) -> Response | None:
+    return None if problem.answer is None else Response(problem.answer, problem.answer)
+
+
+def _trials(
+    task: Task, attack: Attack, problems: Sequence[Problem], others: Sequence[Sequence[str]], limit: float
+) -> list[_Trial]:
+    made: list[_Trial] = []
+    for problem, golds in zip(problems, others, strict=False):
+        trials: list[_Trial] = []
+        for response in _responses(attack(problem, golds)):
+            began = time.perf_counter()
+            verdict = _judge(task, problem, response, limit)
+            shown = response.text if response.answer is None else response.answer
+            trials.append(_Trial(problem, shown, verdict, time.perf_counter() - began, 1))
+            if verdict.status == "timeout":
+                break
+        if trials:
+            slowest = max(t.seconds for t in trials)
+            made.append(replace(max(trials, key=_paid), seconds=slowest, responses=len(trials)))
+            if trials[-1].verdict.status == "timeout":
+                break
+    return made
+
+
+def _paid(trial: _Trial) -> float:
+    # no verdict is a finding too: it comes before a 0
+    return 1e-9 if math.isnan(trial.verdict.value) else trial.verdict.value
+
+
+def _responses(attack: str | Response | None) -> list[Response]:
+    """A text as a format without tags hands it over, and as one that has cut it out."""
+    if attack is None or isinstance(attack, Response):
+        return [] if attack is None else [attack]
+    return [Response(attack, attack), Response(f"Let me see.\n{attack}", attack, "Let me see.")]
+
+
+def _others(task: Task, problems: Sequence[Problem], i: int) -> list[str]:
+    """Gold answers of the next problems that differ from problem i's, also as numbers, and are of its kind: numbers
+    beside a number (words beside one are no other answer: `8 apples`), else words.
+
+    Left out is what a task that does not go by the gold answer finds to be right (another way to the goal).
+    """
+    own = problems[i]
+    if own.answer is None:
+        return []
     found: list[str] = []
     for problem in (*problems[i + 1 :], *problems[:i]):
         answer = problem.answer
-        if answer is None or own is None or answer in found or " ".join(answer.split()) == " ".join(own.split()):
+        if not answer or answer in found or same(answer, own.answer) or _is_number(answer) != _is_number(own.answer):
             continue
-        if plain_number(own) is not None and plain_number(answer) == plain_number(own):
+        swapped = replace(own, answer=answer)
+        if (
+            task.verify(swapped, gold_response(own)).value == 1.0
+            and task.verify(own, gold_response(problem)).value == 1.0
+        ):
             continue
         found.append(answer)
         if len(found) == 4:
@@ -126,23 +156,64 @@ def _others(problems: Sequence[Problem], i: int) -> list[str]:
     return found
 
 
-def _judge(task: Task, problem: Problem, text: str) -> Verdict:
+def _is_number(text: str) -> bool:
+    return plain_number(text) is not None
+
+
+class _Late(BaseException):
+    """Raised by the alarm; no `except Exception` on its way catches it."""
+
+
+@contextmanager
+def _stopped_after(seconds: float) -> Iterator[None]:
+    """Raises _Late in the block where it takes longer; only the main thread of a Unix process can be interrupted."""
+    if (
+        math.isinf(seconds)
+        or not hasattr(signal, "setitimer")
+        or threading.current_thread() is not threading.main_thread()
+    ):
+        yield
+        return
+
+    def alarm(*_: Any) -> None:
+        raise _Late
+
+    before = signal.signal(signal.SIGALRM, alarm)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        return task.verify(problem, Response(text, text))
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _judge(task: Task, problem: Problem, response: Response, limit: float) -> Verdict:
+    try:
+        with _stopped_after(limit):
+            return task.verify(problem, response)
     except WhetError:
         raise
+    except _Late:
+        return Verdict(float("nan"), "timeout", reason=f"stopped after {limit:g} s")
     except Exception as failure:  # a verifier that breaks on an attack is a finding, not the end of the audit
         return Verdict(float("nan"), "error", reason=f"raised {type(failure).__name__}: {failure}")
 
 
-def _row(attack: str, tried: Sequence[tuple[Problem, str, Verdict]]) -> AuditRow:
-    values = [v.value for _, _, v in tried if not math.isnan(v.value)]
-    problem, text, verdict = max(tried, key=lambda t: -1.0 if math.isnan(t[2].value) else t[2].value)
-    shown = text if len(text) <= 80 else text[:77] + "..."
+def _row(attack: str, task: Task, tried: Sequence[_Trial], limit: float) -> AuditRow:
+    if not tried:
+        return AuditRow(attack, 0, float("nan"), {}, "", 0, 0, 0.0)
+    values = [t.verdict.value for t in tried if not math.isnan(t.verdict.value)]
+    best = max(tried, key=_paid)
+    shown = best.text if len(best.text) <= 80 else best.text[:77] + "..."
+    slowest = max(t.seconds for t in tried)
     return AuditRow(
         attack,
         len(tried),
         math.fsum(values) / len(values) if values else float("nan"),
-        dict(Counter(v.status for _, _, v in tried)),
-        f"{shown!r} to {problem.id}" + (f" ({verdict.reason})" if verdict.reason else ""),
+        dict(Counter(t.verdict.status for t in tried)),
+        f"{shown!r} to {best.problem.id}" + (f" ({best.verdict.reason[:200]})" if best.verdict.reason else ""),
+        sum(t.responses for t in tried),
+        sum(v >= 1.0 if task.gives_shares else v > 0.0 for v in values),
+        slowest,
+        slowest > limit,
     )

@@ -82,7 +82,13 @@ class RunFolder:
     def read_metrics(self) -> list[dict[str, Any]]:
         if not self.metrics.exists():
             return []
-        return [json.loads(line) for line in self.metrics.read_text().splitlines() if line]
+        rows = []
+        for number, line in enumerate(self.metrics.read_bytes().splitlines(), 1):
+            try:
+                rows += [json.loads(line)] if line else []
+            except (ValueError, RecursionError) as problem:
+                raise WhetError(f"{self.metrics}:{number}: no row of metrics ({problem}); drop the line") from None
+        return rows
 
 
 def plain(value: Any) -> Any:

@@ -128,7 +128,7 @@ def read(folder: str | Path) -> Entry:
             return _comparison(path)
         if (path / "run.yaml").exists():
             return _run(path)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as problem:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as problem:
         raise WhetError(f"the run in '{folder}' cannot be read: {' '.join(str(problem).split())}") from None
     raise WhetError(f"'{folder}' holds no run: it has neither run.yaml nor results.json")
 

@@ -26,27 +26,33 @@ _NUMBER = re.compile(
     re.VERBOSE,
 )
 # what before a number makes it part of an expression or denies it, and what behind it does
+_FUNCTION = "sqrt|log|ln|exp|sin|cos|tan|cot"
 _BEFORE = re.compile(
+    rf"(?:\\?\b(?:{_FUNCTION})\s*[({{\[]+\s*|\\(?:{_FUNCTION})\s*|√\s*)$|"
     r"(?:[-−–—‐‑±≤≥≠^/÷×·]|[0-9)]\s*\*|\+|\\(?:times|cdot|div|pm|neq?|leq?|geq?)\b"
     r"|(?:\bnot|n't|n’t)(?:\s+\w+){0,2})\s*$",
     re.IGNORECASE,
 )
 _SCALE = r"(?:hundred|thousand|million|billion|trillion|dozen)\b"
 _BEHIND = re.compile(
-    r"\s*(?:[+×·÷]|\^(?!\{?\\circ)|\*\s?[0-9(]|/\s*[0-9(]|-\w|\\(?:times|cdot|div|pm)\b|,?\s*or\b|" + _SCALE + ")",
+    r"\s*(?:\\?%\s*)?(?:[+×·÷√²³¹⁰⁴-⁹]|\^(?!\{?\\circ)|\*\s?[0-9(]|/\s*[0-9(]|-\w|,?\s*or\b|"
+    rf"\\(?:times|cdot|div|pm|pi|[dt]?frac|{_FUNCTION})\b|{_SCALE})",
     re.IGNORECASE,
 )
-_UNSETTLED = re.compile(rf"\b(?:or|either|not)\b|n['’]t\b|[0-9]\s*{_SCALE}|[^\x00-\x7f](?<=[\d¹²³⁰-₉])", re.IGNORECASE)
+_UNSETTLED = re.compile(
+    rf"\b(?:or|either|not)\b|n['’]t\b|[0-9]\s*{_SCALE}|[^\x00-\x7f](?<=[\d¹²³⁰-₉])|</?[a-z]+>|<!--|(?<!\\)%\s*[0-9\\(]",
+    re.IGNORECASE,
+)
 _ALTERNATIVE = {"or", "either", "alternatively"}
 _FILLER = {"and", "to", "then", "also", "through", "but", "maybe", "perhaps", "possibly"}
 
 
-def conclusion(text: str, marked: bool = False) -> tuple[str, bool] | None:
+def conclusion(text: str, marked: bool = False, *, whole_line: bool = False) -> tuple[str, bool] | None:
     r"""The part of `text` that states its answer, and whether something announced it.
 
     The last marker decides: `\boxed{...}` (the outermost of nested boxes), `####`, `answer is`, `Answer:`. Behind a
-    marker in prose the answer ends with its line or sentence. Without a marker it is the first line where the Format
-    had already cut out the answer (`marked`), else the whole text. None where another answer stands beside it.
+    marker in prose the answer ends with its line or sentence (`whole_line`: its line). Without a marker it is the first
+    line where the Format had already cut out the answer (`marked`), else the whole text. None where another answer stands beside it.
     """
     boxes = _boxes(text)
     marks = list(_MARK.finditer(text))
@@ -61,7 +67,8 @@ def conclusion(text: str, marked: bool = False) -> tuple[str, bool] | None:
     if marks:
         text = text[marks[-1].end() :]
     text = text.strip()
-    clause = _SENTENCE.split(text.partition("\n")[0])[0].strip()
+    line = text.partition("\n")[0].strip()
+    clause = line if whole_line else _SENTENCE.split(line)[0].strip()
     if re.match(r"\W*or\b", text[len(clause) : len(clause) + 40], re.IGNORECASE):
         return None
     return clause, True
@@ -115,8 +122,8 @@ def alternatives(between: str) -> bool:
 
 
 def unsettled(text: str) -> bool:
-    """Whether a text lists numbers, names alternatives, denies something, or has numbers that math-verify cuts short:
-    it reads `12 million`, `12²` and digits of other scripts as far as they are ASCII.
+    """Whether a text lists numbers, names alternatives, denies something, has tags or a comment, or has numbers that
+    math-verify cuts short: it reads `12 million`, `12²` and digits of other scripts as far as they are ASCII.
     """
     numbers = list(_NUMBER.finditer(text))
     gaps = [text[a.end() : b.start()] for a, b in pairwise(numbers)]

@@ -261,7 +261,12 @@ class _Seen:
 
 def is_file_spec(spec: str) -> bool:
     """Whether `spec` names a file (`.jsonl`, `.json`, or any path that exists) or a Hub data set (`hub:ORG/NAME`)."""
-    return spec.startswith("hub:") or spec.endswith((".jsonl", ".json")) or Path(spec).expanduser().exists()
+    if spec.startswith("hub:") or spec.endswith((".jsonl", ".json")):
+        return True
+    try:
+        return Path(spec).expanduser().exists()
+    except (OSError, RuntimeError):  # no path at all: too long, or the home of nobody
+        return False
 
 
 def read_files(
@@ -302,8 +307,12 @@ def read_files(
 
 
 def _open(text: str) -> Source:
-    path = Path(text).expanduser()
-    if not path.is_file():
+    try:
+        path = Path(text).expanduser()
+        there = path.is_file()
+    except (OSError, RuntimeError) as problem:
+        raise WhetError(f"'{text}' cannot be a path ({problem}); name a .jsonl or .json file") from None
+    if not there:
         raise WhetError(f"'{text}' is {'a folder' if path.is_dir() else 'not there'}; name a .jsonl or .json file")
     if path.suffix not in (".jsonl", ".json"):
         raise WhetError(f"'{text}' is not a .jsonl or .json file; write one JSON object a line into a .jsonl file")

@@ -75,9 +75,10 @@ class FrozenLake(Procedural):
         )
 
     def verify(self, problem: Problem, response: Response) -> Verdict:
-        """Plays the answer's moves."""
-        moves = None if response.answer is None else re.sub(r"[\s,]", "", response.answer)
-        if not moves or moves.strip(MOVES):
+        """Plays the answer's moves: one word, or one letter a word. Several words are several ways: no answer."""
+        words = re.split(r"[\s,]+", (response.answer or "").strip(" \t\r\n,"))
+        moves = "".join(words)
+        if not moves or moves.strip(MOVES) or 1 < len(words) < len(moves):
             return Verdict(0.0, "unparseable", {"shortest": 0.0}, f"moves are {', '.join(MOVES)}, nothing else")
         fault = play(problem.data["rows"], moves)
         if fault:

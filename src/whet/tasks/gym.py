@@ -13,6 +13,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import select
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from typing import Any
 
 from whet.errors import WhetError, unknown
 from whet.seeds import rng_for, seed_for
+from whet.tasks.answers import plain_number, read_number
 from whet.tasks.problem import Problem, Response, Split, Step, Verdict
 from whet.tasks.task import Task, _levels
 
@@ -63,6 +65,9 @@ REFUSED_LEVELS = {
 # Sets whose items carry no answer at all; their scorers judge moves.
 NO_GOLD = ("boxnet", "rush_hour")
 
+TWO_ANSWERS = {"game_of_life_halting"}  # whose scorer takes every text but `True` for `False`
+# whose scorers look at no word behind the gold answer's last, or pass over what is no move
+WORD_BY_WORD = {"letter_jumble", "spell_backward", "word_sorting", "sokoban"}
 START_SECONDS, ITEM_SECONDS, SCORE_SECONDS = 300.0, 120.0, 10.0  # a busy machine takes long to import
 
 
@@ -73,8 +78,9 @@ class Gym(Task):
     whose `codeio` runs code it ships. Splits: a hash of the question's text, so they are disjoint whatever seed or
     level made it; the problem of a position does not depend on how many are drawn. Scores: the library's own,
     clipped to [0, 1], as value and part `score`; many give a little for a wrong answer (0.01) and part for a
-    near one. Limits: `boxnet` and `rush_hour` have no gold answer; `game_of_life_halting` takes every text but `True`
-    for `False`, `rubiks_cube` rejects its own solutions from level 2 on, and `puzzle24` takes any four numbers for the given ones; `prime_factorization`, `boxnet` and `game_of_life`
+    near one. What a scorer would take that commits to no answer is
+    unparseable: nothing, nan and inf, digits that are not ASCII, and a text that earns 1 with another number, `or` or
+    `not` beside the gold answer. Limits: `boxnet` and `rush_hour` have no gold answer; `rubiks_cube` rejects its own solutions from level 2 on, and `puzzle24` takes any four numbers for the given ones; `prime_factorization`, `boxnet` and `game_of_life`
     raise on many malformed answers, whose verdicts are then `error`; and an answer that a scorer would run as code is
     refused where it is more than data or algebra.
 
@@ -89,6 +95,7 @@ class Gym(Task):
 
     name = "gym"
     description = "the data sets of reasoning-gym, each with its own scorer; gym:suite mixes twenty short ones"
+    gives_shares = True
 
     def __init__(self, name: str = "suite", level: int | str | None = None, **options: Any) -> None:
         self.name = f"gym:{name}"
@@ -138,6 +145,11 @@ class Gym(Task):
         if response.answer is None:
             return Verdict(0.0, "unparseable", {"score": 0.0}, "no answer found")
         data = problem.data
+        fault = _unsettled(response.answer, problem.answer)
+        if not fault and data["dataset"] in TWO_ANSWERS and response.answer.strip().casefold() not in ("true", "false"):
+            fault = "neither True nor False"
+        if fault:
+            return Verdict(0.0, "unparseable", {"score": 0.0}, fault)
         where = (data["dataset"], data["level"], data["options"], data["index"])
         try:
             score = _ask("score", *where, response.answer, seconds=SCORE_SECONDS)
@@ -150,6 +162,9 @@ class Gym(Task):
         if not math.isfinite(score):
             return Verdict(math.nan, "error", reason=f"the scorer of '{data['dataset']}' gave {score}")
         value = min(1.0, max(0.0, score))
+        longer = data["dataset"] in WORD_BY_WORD and _words(response.answer) != _words(problem.answer or "")
+        if value == 1.0 and (longer or _hedges(response.answer, problem.answer)):
+            return Verdict(0.0, "unparseable", {"score": 0.0}, "not one settled answer")
         right = value == 1.0
         return Verdict(value, "ok" if right else "wrong", {"score": value}, "" if right else f"score {value:g}")
 
@@ -227,10 +242,11 @@ class _Server:
                 line = self.process.stdout.readline() if ready else ""
             except BrokenPipeError:
                 ready, line = [True], ""
+            except BaseException:  # interrupted: the reply still to come would be taken for the next one's
+                self.end()
+                raise
         if not line:
-            self.process.kill()
-            self.process.wait()
-            _server.cache_clear()
+            self.end()
             if not ready:
                 raise _TimedOut(f"{what} did not answer '{request[0]}' within {seconds:g} s")
             raise WhetError(f"{what} ended its process during '{request[0]}' (out of memory?)")
@@ -238,6 +254,12 @@ class _Server:
         if "error" in reply:
             raise WhetError(f"{what} failed at '{request[0]}': {reply['error']}")
         return reply["ok"]
+
+    def end(self) -> None:
+        """Kill the process; the next request starts another."""
+        self.process.kill()
+        self.process.wait()
+        _server.cache_clear()
 
 
 @functools.lru_cache(maxsize=1)
@@ -251,6 +273,40 @@ def _server(pid: int) -> _Server:
     except WhetError:
         raise WhetError("reasoning-gym does not start: see what `python -m whet.tasks.gym_server` says") from None
     return server
+
+
+# some scorers search the answer, and a comparison with nan or inf can come out true
+_NOT_FINITE = re.compile(r"(?<![^\W_])(?:nanj?|inf(?:inity)?j?)(?![^\W_])|∞", re.IGNORECASE)
+_BESIDE = re.compile(r"\d|\b(?:or|either|not)\b|n['’]t\b", re.IGNORECASE)
+
+
+def _unsettled(answer: str, gold: str | None) -> str:
+    """Why the library's scorer must not see an answer; empty where it may."""
+    if not answer.strip():
+        return "no answer"
+    if _NOT_FINITE.search(answer) and not _NOT_FINITE.search(gold or ""):
+        return "not a finite number"
+    if _foreign_digits(answer) and not _foreign_digits(gold or ""):
+        return "digits that are not ASCII"
+    return ""
+
+
+def _words(text: str) -> int:
+    return len(re.findall(r"[^\s,;<>\\{}]+", text))
+
+
+def _foreign_digits(text: str) -> bool:
+    return not text.isascii() and any(c.isdigit() and not c.isascii() for c in text)
+
+
+def _hedges(answer: str, gold: str | None) -> bool:
+    """Whether the gold answer stands in the text beside a number, an alternative or a denial, or in an expression."""
+    if not gold or not gold.strip() or " ".join(answer.split()) == " ".join(gold.split()):
+        return False
+    if plain_number(gold) is not None and read_number(answer)[0] is None:
+        return True
+    rest = re.sub(rf"(?<![\w.]){re.escape(gold.strip())}(?!\w|\.\w)", " ", answer)
+    return rest != answer and _BESIDE.search(rest) is not None
 
 
 def _ask(*request: Any, seconds: float = ITEM_SECONDS) -> Any:

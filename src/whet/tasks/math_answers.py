@@ -63,6 +63,9 @@ class MathChild:
                 reply = _line(process, self.seconds + GRACE)
             except BrokenPipeError:
                 reply = b""
+            except BaseException:  # interrupted: the reply still to come would be taken for the next one's
+                self._close()
+                raise
             if not reply:  # late (None) or dead (b"")
                 self._close()
                 late = reply is None

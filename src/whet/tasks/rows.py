@@ -21,11 +21,12 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
-from whet.errors import WhetError
+from whet.errors import WhetError, shown
 from whet.tasks.problem import Problem, Step
 
 FIELDS = ("prompt", "messages", "answer", "completion", "chosen", "rejected", "rationale", "plan", "choices",
           "choice_rationales", "level", "category")  # fmt: skip
+LONG = 200  # characters of a row that an error repeats
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 Messages = tuple[Mapping[str, str], ...]
 
@@ -46,7 +47,7 @@ def problem_of(row: Any, where: str) -> Problem:
         rationale = demonstration
     level = row.get("level", 1)
     if type(level) is not int or level < 1:
-        raise WhetError(f"{where}: field 'level' must be a whole number from 1, not {level!r}")
+        raise WhetError(f"{where}: field 'level' must be a whole number from 1, not {shown(repr(level), LONG)}")
     return Problem(
         id="",
         prompt=prompt,
@@ -80,7 +81,7 @@ def _dialogue(row: dict[str, Any], where: str) -> tuple[str, Messages, str | Non
     if "chosen" in row or "rejected" in row:
         return _preference(row, where)
     if "prompt" not in row:
-        fields = ", ".join(map(str, row)) or "none"
+        fields = shown(", ".join(map(str, row)), LONG) or "none"
         raise WhetError(f"{where}: field 'prompt' is missing (fields: {fields}); rename the one that asks the question")
     messages: Messages = ()
     if isinstance(row["prompt"], list):
@@ -196,7 +197,7 @@ def _answer(row: dict[str, Any], choices: tuple[str, ...], where: str) -> str | 
     by_number = type(row["answer"]) is int
     index = row["answer"] if by_number else LETTERS.find(answer) if len(answer) == 1 else -1
     if not 0 <= index < len(choices):
-        raise WhetError(f"{where}: field 'answer' is '{answer}', none of the {len(choices)} choices; "
+        raise WhetError(f"{where}: field 'answer' is '{shown(answer, LONG)}', none of the {len(choices)} choices; "
                         "give its text, its letter or its index from 0")  # fmt: skip
     return choices[index]
 
@@ -212,12 +213,16 @@ def _text(value: Any, field: str, where: str, wanted: str = "a text") -> str:
         raise WhetError(f"{where}: field '{field}' must be {wanted}, not {_kind(value)}")
     if not value.strip():
         raise WhetError(f"{where}: field '{field}' is empty; fill it in or drop the row")
+    if not value.isascii() and re.search("[\ud800-\udfff]", value):
+        raise WhetError(
+            f"{where}: field '{field}' holds half of a character (a lone \\ud800 to \\udfff); mend or drop the row"
+        )
     return value.strip()
 
 
 def _kind(value: Any) -> str:
     names = {dict: "an object", list: "a list", str: "a text", bool: "true/false", type(None): "null"}
-    return "an empty list" if value == [] else names.get(type(value), f"the number {value}")
+    return "an empty list" if value == [] else names.get(type(value)) or f"the number {shown(str(value), LONG)}"
 
 
 def _refuse_other_types(row: dict[str, Any], where: str) -> None:

@@ -210,9 +210,9 @@ def style_of(text: str) -> Style:
     text = plain(text)
     if "<s>" in text:
         return "steps"
-    if re.search(r"(?m)^\s*t[0-9]+ ?=", text):
+    if re.search(r"(?m)^[^\S\n]*t[0-9]+ ?=", text):
         return "program"
-    return "prose" if re.search(r"(?m)^\s*(?:first|then)\b", text, re.IGNORECASE) else "other"
+    return "prose" if re.search(r"(?m)^[^\S\n]*(?:first|then)\b", text, re.IGNORECASE) else "other"
 
 
 def run_program(text: str) -> Fraction:

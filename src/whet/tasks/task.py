@@ -29,6 +29,7 @@ class Task:
     default_level: int = 1
     description: str = ""
     judged: tuple[str, ...] = ("answer",)  # checks that every answer passes or fails: feedback is about them
+    gives_shares: bool = False  # whether a verdict may give a wrong answer a share of 1
 
     def problems(self, split: Split, n: int | None = None, *, seed: int = 0, start: int = 0) -> list[Problem]:
         """`n` problems of a split from position `start`; the same for the same arguments in every process.

@@ -101,6 +101,9 @@ def choice(problem: Problem, response: Response) -> Verdict:
     given = _named(found[0], texts) if found else None
     if given is None:
         return _unparseable("not exactly one choice named")
+    line = conclusion(response.answer or "", _marked(response), whole_line=True)
+    if line and _contradicts(line[0], texts):
+        return _unparseable("one choice's letter with another's text")
     return _judge(given == gold, given, gold)
 
 
@@ -260,15 +263,29 @@ def check_gold(task: Task, problems: Iterable[Problem]) -> None:
             )
 
 
+_LABELLED = re.compile(r"[(\[]?([a-z])(?:[)\].:]+\s*|\s+[-–—:]\s*|$)(.*)")
+
+
+def _contradicts(line: str, texts: list[str]) -> bool:
+    """Whether a line is one choice's letter before the text of another, though its sentence ends in between: `B. red`."""
+    label = _LABELLED.fullmatch(_bare(line))
+    place = ord(label[1]) - ord("a") if label else len(texts)
+    return bool(label and label[2] in texts and place < len(texts) and texts[place] != label[2])
+
+
+def _bare(text: str) -> str:
+    return _fold(text).strip("*_`\"' ").rstrip(".!")
+
+
 def _named(text: str, texts: list[str]) -> str | None:
     """The one choice that `text` names, as folded text; None where it names none or several. (An English sentence that
     begins with `A` names the first choice too; it is refused rather than guessed at.)
     """
     letters = {chr(ord("a") + i): t for i, t in enumerate(texts[:26])}
-    plain = _fold(text).strip("*_`\"' ").rstrip(".!")
+    plain = _bare(text)
     if plain in texts:
         return plain
-    label = re.fullmatch(r"[(\[]?([a-z])(?:[)\].:]+\s*|\s+[-–—:]\s*|$)(.*)", plain)
+    label = _LABELLED.fullmatch(plain)
     if label and label[1] in letters:
         named = letters[label[1]]
         if not label[2] or label[2] in texts:  # "B. red" where B is red; else they contradict

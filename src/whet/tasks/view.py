@@ -20,6 +20,7 @@ class View(Task):
 
     def __init__(self, task: Task) -> None:
         self.task, self.version, self.levels, self.judged = task, task.version, task.levels, task.judged
+        self.gives_shares = task.gives_shares
 
     def verify(self, problem: Problem, response: Response) -> Verdict:
         return self.task.verify(problem, response)

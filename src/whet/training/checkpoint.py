@@ -69,8 +69,11 @@ def load(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         weights = load_file(checkpoint / "weights.safetensors")
         state = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise ValueError(f"state.pt holds a {type(state).__name__}")
     except Exception as problem:
-        raise WhetError(f"checkpoint '{checkpoint}' cannot be read ({problem}); remove it to go on from the one "
+        first = str(problem).partition("\n")[0].partition(". ")[0]  # torch goes on with advice to trust the file
+        raise WhetError(f"checkpoint '{checkpoint}' cannot be read ({first}); remove it to go on from the one "
                         "before") from problem  # fmt: skip
     return weights, state
 

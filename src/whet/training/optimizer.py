@@ -48,6 +48,14 @@ class AdamW:
     def __post_init__(self) -> None:
         if self.span < 1:
             raise WhetError(f"a schedule's span of {self.span:g} would end before its stage does; give 1 or more")
+        rates = (self.lr.small, self.lr.paper) if isinstance(self.lr, Rate) else (self.lr,)
+        for name, number in (
+            *(("lr", rate) for rate in rates),
+            ("warmup", self.warmup),
+            ("weight_decay", self.weight_decay),
+        ):
+            if not 0 <= number < math.inf:
+                raise WhetError(f"the optimizer's {name} is a number from 0, not {number:g}")
         if self.schedule not in SHAPES:
             raise WhetError(f"schedule '{self.schedule}': one of {', '.join(SHAPES)}")
 

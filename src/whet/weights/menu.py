@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import pkgutil
 import re
 from collections.abc import Callable
@@ -107,9 +108,11 @@ def _read(key: str, kind: str, text: str) -> Any:
         value = float(text)
     except ValueError:
         raise WhetError(f"{key} is a number, not '{text}'") from None
+    if math.isnan(value):
+        raise WhetError(f"{key} is a number, not '{text}'")
     if not kind.startswith("int"):
         return value
-    if value != int(value):
+    if not value.is_integer():
         raise WhetError(f"{key} is a whole number, not '{text}'")
     return int(value)
 

@@ -118,9 +118,13 @@ def copy_weights(policy: Policy, *, moving: bool = True) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def write_weights(policy: Policy, weights: Mapping[str, Tensor]) -> None:
-    """Put copies back."""
+    """Put copies back. Raises WhetError where they are another model's."""
     own = {own_name(n): p for n, p in policy.named_parameters()}
     for name, value in weights.items():
+        if name not in own or own[name].shape != value.shape:
+            has = f"has shape {list(own[name].shape)}" if name in own else "is not there"
+            raise WhetError(f"weights '{name}' of shape {list(value.shape)} belong to another model: in '{policy.name}' it {has}; "
+                            "give the checkpoint of this one")  # fmt: skip
         own[name].copy_(value)
 
 

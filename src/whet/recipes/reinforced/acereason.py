@@ -17,6 +17,7 @@ the paper gives none. A target of 0.3 is for a vocabulary of 150,000: try others
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from whet.errors import WhetError
@@ -88,10 +89,10 @@ def acereason(
         raise WhetError(
             "acereason: a batch drawn in several goes must have one temperature; use follow=0 or dynamic=false"
         )
-    lengths = [float(b) for b in (BUDGETS if budgets is None else budgets)]
-    if not lengths or min(lengths) <= 0:
+    lengths = list(BUDGETS if budgets is None else budgets)
+    if not lengths or not all(isinstance(length, int | float) and 0 < length < math.inf for length in lengths):
         raise WhetError(f"acereason: budgets is a list of numbers above 0, one for each stage, not {budgets}")
-    if shares is not None and len(shares) != 2:
+    if shares is not None and (len(shares) != 2 or not all(isinstance(share, int | float) for share in shares)):
         raise WhetError(f"acereason: shares is [low, high] of right answers, not {shares}")
     low, high = shares or (1 / 16, 6 / 16)
     over = problems or Uniform()
@@ -100,7 +101,7 @@ def acereason(
     for number, budget in enumerate(lengths, 1):
         filtered = 0 < keep_from <= number
         share = 0 if budget == 1 else budget  # 0 is the task's whole
-        (stage,) = grpo(
+        (stage,) = grpo.build(  # whose budget is a share, and its temperature chosen: more than its arguments may say
             steps=max(1, round(steps / len(lengths))), group=group, warmup=warmup if number == 1 else 0,
             max_new_tokens=share, temperature=temperature or EntropyTarget(entropy_target, follow=follow),
             filter_truncated=number <= overlong, **{"normalise": "token", **training},

@@ -11,6 +11,7 @@ forward, and the clip is inert. More updates (epochs, minibatches) fix the old l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -120,7 +121,7 @@ def grpo(
 def _pair(clip: list | tuple | None) -> tuple[float, float] | None:
     if clip is None:
         return None
-    if len(clip) != 2:
+    if len(clip) != 2 or not all(isinstance(bound, int | float) and 0 <= bound < math.inf for bound in clip):
         raise WhetError(f"clip is [low, high] around a ratio of 1, e.g. [0.2, 0.28], not {list(clip)}")
     return float(clip[0]), float(clip[1])
 

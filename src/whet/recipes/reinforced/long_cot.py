@@ -92,7 +92,7 @@ def long_cot(
     elif repetition == "sparse":
         reward = reward + sparse_repetition(ngram, scale * penalty)
     discounts = (gamma, gamma_repetition) if repetition == "dense" else gamma
-    made = ppo(reward=reward, gamma=discounts, lam=1.0, kl=scale * kl, steps=steps, lr=lr,
+    made = ppo.build(reward=reward, gamma=discounts, lam=1.0, kl=scale * kl, steps=steps, lr=lr,
                **{"normalise": "sequence", **training})  # fmt: skip
     made.stages[0].name = "long-cot"
     if sft_steps:

@@ -43,7 +43,7 @@ def ppo(
     normalise: str = "token",
     dual_clip: float = 0.0,
     temperature: float = 1.0,
-    max_new_tokens: int = 0,
+    max_new_tokens: int | float = 0,
     reward: str | Reward | None = None,
 ) -> Recipe:
     """Proximal policy optimization with a value head.
