@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 from trained import trained_folder
 from whet import study as studies_module
 from whet.arms import parse_arms
+from whet.cells import asked, changed
+from whet.compare import LOOKS
 from whet.errors import WhetError
 from whet.evaluation.scores import Cell, Scores
 from whet.launch import Run
@@ -236,3 +238,15 @@ def test_quick_writes_no_verdict(tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", sorted(RESULTS.rglob(VERDICT)), ids=lambda f: str(f.parent.relative_to(RESULTS)))
 def test_every_committed_verdict_follows_from_its_cells(file: Path) -> None:
     assert recompute(file.parent) == json.loads(file.read_text())
+
+
+@pytest.mark.parametrize("slug", [s for s in studies() if (RESULTS / s / "start.json").exists()])
+def test_committed_cells_answer_what_the_study_asks_today(slug: str) -> None:
+    """A new default of a recipe may not make old cells mean something else: the study then says the old one itself."""
+    study = studies()[slug]
+    shared = {**LOOKS, **study.asked()}
+    task, seeds = shared.pop("task"), shared.pop("seeds")
+    for arm in parse_arms(study.arms):
+        for seed in range(seeds):
+            cell = Cell.read(RESULTS / slug / f"{arm.slug}-{seed}.json")
+            assert not changed(asked(arm, arm.config(task, seed, shared)), cell.config), arm.label

@@ -34,7 +34,7 @@ from whet.evaluation.probes import NUMBERS
 from whet.evaluation.scores import START, Cell, by_problem
 from whet.launch import Run
 from whet.recipes.recipe import get_recipe
-from whet.runs import RunFolder
+from whet.runs import RunFolder, plain
 from whet.tasks import Task
 from whet.training.checkpoint import write_atomic
 
@@ -85,8 +85,21 @@ class Question:
         cell = Cell.read(file) if file.exists() else None
         if cell is None or (cell.model["hash"], cell.data) != (self.start, self.data):
             return None
-        now, then = _flat(self.values), _flat(cell.config)
-        return cell if all(now.get(name) == value for name, value in then.items()) else None
+        return None if changed(self.values, cell.config) else cell
+
+
+def changed(values: Mapping[str, Any], answered: Mapping[str, Any]) -> dict[str, Any]:
+    """What a question asks otherwise than a cell was asked, by name: the cell's value. Numbers that JSON has no word for are equal to
+    what a cell holds in their place."""
+    now, then = _flat(plain(dict(values))), _flat(answered)
+    return {name: value for name, value in then.items() if now.get(name) != value}
+
+
+def asked(arm: Arm, config: RunConfig) -> dict[str, Any]:
+    """What decides the numbers of an arm's run, as plain values: its settings and all of the recipe's arguments."""
+    values = {k: v for k, v in config.model_dump().items() if k not in IRRELEVANT}
+    defaults = {k: a.default for k, a in get_recipe(arm.recipe).arguments.items()}
+    return _named({**values, "arguments": {**defaults, **config.arguments}})
 
 
 @dataclass(frozen=True)
@@ -170,9 +183,7 @@ class Bench:
 
     def job(self, arm: Arm, seed: int, until: float = 1.0) -> Job:
         config = arm.config(self.task, seed, self.shared)
-        values = {k: v for k, v in config.model_dump().items() if k not in IRRELEVANT}
-        defaults = {k: a.default for k, a in get_recipe(arm.recipe).arguments.items()}
-        question = self._question({**values, "arguments": {**defaults, **config.arguments}})
+        question = self._question(asked(arm, config))
         folder = self.out / "runs" / f"{arm.slug}-{seed}-{question.key}"
         cell = self.cells / f"{arm.slug}-{seed}.json"
         return Job(arm.label, config, question, folder, cell, self._start_folder, self._given, until)
@@ -203,8 +214,7 @@ class Bench:
                 raise
 
     def _question(self, values: Mapping[str, Any]) -> Question:
-        named = json.dumps(values, default=lambda v: getattr(v, "__qualname__", repr(v)))
-        return Question(json.loads(named), self.run.hash, self.run.data())
+        return Question(_named(values), self.run.hash, self.run.data())
 
 
 def _listen(jobs: Sequence[Job], results: Iterable[Found], watch: Callable[[Job, Found], object] | None) -> list[Found]:
@@ -316,6 +326,11 @@ def _curve(folder: RunFolder) -> list[dict[str, float]]:
             looked = {name: row[f"validation/{name}"] for name in LOOKED if f"validation/{name}" in row}
             found.append({"step": row["step"], **spent, **looked})
     return found
+
+
+def _named(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same in plain values, objects by their names."""
+    return json.loads(json.dumps(values, default=lambda v: getattr(v, "__qualname__", repr(v))))
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:

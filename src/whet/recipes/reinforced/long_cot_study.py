@@ -12,7 +12,7 @@ from __future__ import annotations
 from whet.evaluation.scores import Scores
 from whet.study import Judgement, above, below, every, study
 
-PPO = "long-cot:sft_steps=0,batch=8,epochs=1,max_new_tokens=80"
+PPO = "long-cot:sft_steps=0,steps=100,batch=8,epochs=1,max_new_tokens=80"
 
 
 @study(

@@ -16,7 +16,7 @@ from __future__ import annotations
 from whet.evaluation.scores import ON, Scores
 from whet.study import Judgement, above, below, best, every, study
 
-GRPO = "phi-4-reasoning:sft_steps=0,batch=4"
+GRPO = "phi-4-reasoning:sft_steps=0,steps=90,batch=4"
 SET = "phi-4-reasoning:steps=0,rows=96,sft_steps=60,samples=4,over=5"
 HARD = "lists:level=4"
 
