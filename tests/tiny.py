@@ -123,3 +123,20 @@ def _build(kind: str, config: dict[str, Any]) -> Any:
         rope = {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.25}
         return GPTNeoXForCausalLM(GPTNeoXConfig(**{**known, "rope_parameters": rope, **config}))
     raise ValueError(f"no tiny model of kind '{kind}'; known: {', '.join(KINDS)}")
+
+
+PROBE = torch.arange(2, 40)[None]
+
+
+def logits(policy: Policy) -> torch.Tensor:
+    """(1, 38, V) on a fixed input."""
+    with torch.no_grad():
+        return policy.logits(PROBE)
+
+
+def stir(policy: Policy, scale: float = 0.05) -> None:
+    """Move what may move."""
+    draw = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for p in policy.trainable_parameters().values():
+            p += scale * torch.randn(p.shape, generator=draw)

@@ -20,6 +20,11 @@ def shown(text: str, most: int | None = None) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in cut)
 
 
+def first_line(problem: BaseException) -> str:
+    """What an error of a library says first; its kind where it says nothing."""
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> WhetError:
     """An error for an unknown name that offers the nearest known one."""
     names = sorted(known)

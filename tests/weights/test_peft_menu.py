@@ -11,7 +11,7 @@ import torch
 from peft import AutoPeftModelForCausalLM
 from torch import nn
 
-from tiny import tiny_policy
+from tiny import PROBE, logits, stir, tiny_policy
 from whet.errors import WhetError
 from whet.models import base
 from whet.models.packing import Batch
@@ -26,7 +26,6 @@ from whet.weights.delta import apply
 from whet.weights.files import Stored
 from whet.weights.injected import Injected
 
-PROBE = torch.arange(2, 40)[None]
 EVERYWHERE = ["lora:rank=3", "rslora:rank=3", "dora:rank=3", "lora-fa:rank=3", "ia3", "vera:rank=6", "adalora:rank=2", "tinylora",
               "fourierft:frequencies=20,scaling=3", "lora-norms:rank=3"]  # fmt: skip
 LINEAR_ONLY = [
@@ -45,18 +44,6 @@ ALL = [*KINDS, *((kind, spec) for kind in ("qwen3", "gpt2") for spec in BESIDE)]
 SOME = [(kind, spec) for kind, spec in ALL if kind == "qwen3" or spec.startswith(("ia3", "prefix", "lora-norms"))]
 MODULES = ("menu", "injected", "adalora", "prompts")
 DRAWN = ("prompt", "prefix", "p-tuning")  # which do not begin as the identity
-
-
-def logits(policy: Policy) -> torch.Tensor:
-    with torch.no_grad():
-        return policy.logits(PROBE)
-
-
-def stir(policy: Policy, scale: float = 0.05) -> None:
-    draw = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for p in policy.trainable_parameters().values():
-            p += scale * torch.randn(p.shape, generator=draw)
 
 
 def adapted(spec: str, kind: str = "qwen3", *, stirred: bool = True, policy: Policy | None = None) -> Policy:

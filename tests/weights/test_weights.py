@@ -9,28 +9,14 @@ import pytest
 import torch
 from peft.tuners.lora import LoraLayer
 
-from tiny import KINDS, tiny_policy
+from tiny import KINDS, logits, stir, tiny_policy
 from trained import trained_policy
 from whet.errors import WhetError
 from whet.models import base
 from whet.models.policy import Policy
 from whet.weights import Lora, Weights, get_weights
 
-PROBE = torch.arange(2, 40)[None]
 LINEAR = {"llama": 7, "qwen2": 7, "qwen3": 7, "mistral": 7, "gemma2": 7, "gpt2": 4}  # layers in a block
-
-
-def logits(policy: Policy) -> torch.Tensor:
-    with torch.no_grad():
-        return policy.logits(PROBE)
-
-
-def stir(policy: Policy, scale: float = 0.05) -> None:
-    """Move what may move."""
-    draw = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for p in policy.trainable_parameters().values():
-            p += scale * torch.randn(p.shape, generator=draw)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from whet.errors import WhetError
+from whet.errors import WhetError, first_line
 from whet.models.bottleneck import KIND, Bottlenecks
 from whet.models.policy import Policy
 from whet.models.virtual import install
@@ -110,7 +110,7 @@ def load(
         if adapter.exists():
             adapted = _adapted(loaded, source, json.loads(adapter.read_text()).get("peft_type"))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as problem:
-        raise WhetError(f"model '{source}' could not be loaded: {_first_line(problem)}") from problem
+        raise WhetError(f"model '{source}' could not be loaded: {first_line(problem)}") from problem
     _check_tokenizer(tokenizer, loaded, source)
     loaded.to(where)
     no_dropout(loaded)
@@ -196,7 +196,7 @@ def pick_device(device: str) -> torch.device:
         found = torch.device(device)
         torch.zeros(1, device=found).item()
     except (RuntimeError, AssertionError) as problem:
-        raise WhetError(f"device '{device}' cannot be used: {_first_line(problem)}") from problem
+        raise WhetError(f"device '{device}' cannot be used: {first_line(problem)}") from problem
     return found
 
 
@@ -234,7 +234,7 @@ def _note(file: Path) -> dict[str, Any]:
     try:
         kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     except ValueError as problem:
-        raise WhetError(f"'{file}' is not JSON ({_first_line(problem)}); restore it, or remove it and the format is "
+        raise WhetError(f"'{file}' is not JSON ({first_line(problem)}); restore it, or remove it and the format is "
                         "chosen by the tokenizer") from None  # fmt: skip
     allowed = {"style": (None, "tags", "chat", "plain"), "fallback": (None, "raw", "missing")}
     if not isinstance(kept, dict):
@@ -245,7 +245,3 @@ def _note(file: Path) -> dict[str, Any]:
     if not isinstance(kept.get("condition", ""), str):
         raise WhetError(f"'{file}': 'condition' is a text, not {kept['condition']!r}")
     return kept
-
-
-def _first_line(problem: BaseException) -> str:
-    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from whet.errors import WhetError
+from whet.errors import WhetError, first_line
 from whet.models.policy import Policy
 from whet.seeds import seed_for
 from whet.weights.menu import choice
@@ -73,7 +73,7 @@ class Injected(Weights):
                 policy.peft = peft.get_peft_model(policy.model, config)
             except (TypeError, ValueError) as problem:
                 raise WhetError(
-                    f"weights {self.name}: PEFT has none for {type(policy.model).__name__}: {_first_line(problem)}"
+                    f"weights {self.name}: PEFT has none for {type(policy.model).__name__}: {first_line(problem)}"
                 ) from None
             policy.fresh_adapters = True
         check_loaded(policy, self.name, self.given)
@@ -183,10 +183,6 @@ def _sides(layer: nn.Module) -> tuple[int, int]:
     """(outputs, inputs) of a linear layer."""
     first, second = layer.weight.shape  # type: ignore[misc]
     return (int(first), int(second)) if isinstance(layer, nn.Linear) else (int(second), int(first))
-
-
-def _first_line(problem: BaseException) -> str:
-    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]
 
 
 # -- the menu ------------------------------------------------------------------------------------------------------------

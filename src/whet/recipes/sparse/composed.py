@@ -20,11 +20,11 @@ from torch import Tensor
 from whet.errors import WhetError
 from whet.models.policy import Policy
 from whet.recipes.recipe import Recipe, recipe
-from whet.recipes.sparse.lt_sft import Ticket, lt_sft, moved_most
+from whet.recipes.sparse.lt_sft import lt_sft
 from whet.training.sequence import read_tasks
-from whet.weights import Masked
+from whet.weights import Weights
+from whet.weights.around import Around
 from whet.weights.delta import WeightDelta
-from whet.weights.selectors import Rule, Selector, without_norms
 from whet.weights.snapshot import Snapshots, copy_weights, write_weights
 
 START = "the start"
@@ -48,30 +48,26 @@ def composed_sft(
         raise WhetError("composed-sft: a sum needs two tasks or more, as in tasks='lists:level=3;chain-sum:level=3'")
     for number, task in enumerate(skills, 1):
         last = number == len(skills)
-        first, second = lt_sft(density=density, random=random, **training).stages
-        if dense:
-            first.weights = DenseSkill(models, task.spec(), last)
-        else:
-            second.weights = SparseSkill(models, task.spec(), last, moved_most(density, random))
-        for stage in [first] if dense else [first, second]:
-            stage.task, stage.name = task, f"{stage.name} {number}: {task.spec()}"
-            stage.start = "base"
-            stages.append(stage)
+        parts = lt_sft(density=density, random=random, **training).stages[: 1 if dense else 2]
+        parts[-1].weights = Skill(models, task.spec(), last, parts[-1].weights)
+        for stage in parts:
+            stage.task, stage.name, stage.start = task, f"{stage.name} {number}: {task.spec()}", "base"
+        stages += parts
     return Recipe(stages)
 
 
-class DenseSkill(Masked):
-    """Everything but the norms. What its stage ends with is set aside; the last one's end is the start plus all changes.
+class Skill(Around):
+    """Sets aside what its stage ends with; the last one's end is the start plus all changes.
 
     Args:
         models: shared by the stages of a run, and saved in its checkpoints.
         skill: the name of what the stage ends with.
         last: whether the sum is due.
-        how: what `Masked` takes.
+        inside: what moves; by default everything.
     """
 
-    def __init__(self, models: Snapshots, skill: str, last: bool, select: Selector | None = None, **how: Any) -> None:
-        super().__init__(select or Rule(without_norms), name="skill", **how)
+    def __init__(self, models: Snapshots, skill: str, last: bool, inside: Weights | None = None) -> None:
+        super().__init__(inside)
         self.held, self.skill, self.last = models.held, skill, last
 
     def before_rewind(self, policy: Policy, base: Mapping[str, Tensor]) -> None:
@@ -79,6 +75,7 @@ class DenseSkill(Masked):
         self.held.setdefault(START, dict(base))
 
     def at_stage_end(self, policy: Policy) -> None:
+        super().at_stage_end(policy)
         if self.skill not in self.held:  # a run that ends a second time has the sum already
             self.held[self.skill] = copy_weights(policy, moving=False)
         if self.last:
@@ -92,7 +89,3 @@ class DenseSkill(Masked):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self.held.update(state["held"])
-
-
-class SparseSkill(DenseSkill, Ticket):
-    """The same of the entries that moved most in the stage before."""

@@ -49,7 +49,8 @@ def lt_sft(
         random: draw the entries by chance, as a control.
         method: what is trained so: a recipe of one stage with its own arguments, as sec:group=4.
     """
-    ticket = Ticket(moved_most(density, random), name="lt-sft")
+    score = chance if random else movement
+    ticket = Ticket(Top(score, density, where=without_norms, across="model"), name="lt-sft")
     dense, sparse = (_stage(method, training) for _ in range(2))
     dense.weights, dense.name, dense.steps = (
         Masked(Rule(without_norms), name="lt-sft dense"),
@@ -63,11 +64,6 @@ def lt_sft(
         for update in stage.updates if weight else ():
             update.objective = update.loss + weight * DistanceToStart()
     return Recipe([dense, sparse])
-
-
-def moved_most(density: float, random: bool = False) -> Top:
-    """The entries that moved most, of all tensors but the norms together; or as many by chance."""
-    return Top(chance if random else movement, density, where=without_norms, across="model")
 
 
 class Ticket(Masked):
