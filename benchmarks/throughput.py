@@ -26,8 +26,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import workload
-from benchmarks.ratios import paired, slope
+from benchmarks import growth, workload
+from benchmarks.ratios import paired
 from benchmarks.settings import CHOSEN, candidates, chosen
 
 CELLS = ("sft", "dpo", "grpo_short", "grpo_long", "sampling_ragged")
@@ -37,7 +37,6 @@ UNIT = {"sft": "tokens/s", "dpo": "tokens/s", "grpo_short": "steps/s", "grpo_lon
 STEPS = {"sft": {"whet": (2, 16), "trl": (2, 8)}, "dpo": {"whet": (2, 12), "trl": (2, 6)},
          "grpo_short": {"whet": (2, 12), "trl": (1, 5)}, "grpo_long": {"whet": (1, 5), "trl": (1, 1)}}  # fmt: skip
 PAIRS, QUICK_PAIRS = 5, 1
-GROUPS, PROMPTS = (4, 8, 16, 32), (4, 20, 400)
 
 
 class Bench:
@@ -169,23 +168,26 @@ class Bench:
         return found
 
     def growth(self) -> dict[str, Any]:
-        """Seconds of Whet's GRPO step by group size and prompt length, and what one more sample costs."""
-        groups, prompts = ((2, 4), (4, 20)) if self.quick else (GROUPS, PROMPTS)
-        seconds: dict[int, dict[int, list[float]]] = {p: {g: [] for g in groups} for p in prompts}
+        """What group size, prompt length, model size and vocabulary do to a GRPO step of Whet."""
+        groups, prompts = ((2, 4), (4, 20)) if self.quick else (growth.GROUPS, growth.PROMPTS)
+        files = {n: workload.questions(self.data, 64, n, self.tokenizer()) for n in prompts}
+        request = self.request("grpo_short", "whet", chosen("whet", "grpo_short"))
         with self.worker() as ask:
-            for _ in range(1 if self.quick else 3):
-                for length in prompts:
-                    file = workload.questions(self.data, 64, length, self.tokenizer())
-                    for group in groups:
-                        asked = {**self.request("grpo_short", "whet", chosen("whet", "grpo_short")), "file": file}
-                        asked |= {"warm": 1, "steps": 1 if self.quick else 2, "group": group, "batch": 4}
-                        seconds[length][group].append(1 / ask(asked)["steps/s"])
-        middle = {p: {g: median(s) for g, s in by.items()} for p, by in seconds.items()}
-        sample = {p: slope(by) / 4 for p, by in middle.items()}  # of 4 prompts, one more sample each
-        shortest = min(prompts)
-        return {"step_s": middle, "sample_s": sample,
-                "over_response_only": {p: s / sample[shortest] for p, s in sample.items() if p != shortest},
-                "note": f"a further sample's response-only cost is its cost behind a prompt of {shortest} tokens"}  # fmt: skip
+            found = growth.by_group(ask, request, files, groups, *((1, 1) if self.quick else (3, 2)))
+        sizes: dict[str, Any] = {}
+        ends = {n: files[n] for n in (min(files), max(files))}
+        for name, shape in list(growth.SIZES.items())[: 1 if self.quick else None]:
+            model = workload.model(self.data, shape=shape, steps=0)
+            with self.worker() as ask:
+                sizes[name] = growth.by_group(ask, {**request, "model": model}, ends, (groups[0], groups[-2]), 1, 1)
+            sizes[name]["arithmetic"] = growth.arithmetic(shape, max(files))
+        step: dict[int, float] = {}
+        for vocabulary in growth.VOCABULARIES[: 1 if self.quick else None]:
+            model = workload.model(self.data, vocabulary=vocabulary, steps=0)
+            asked = {**request, "model": model, "warm": 1, "steps": 1 if self.quick else 3}
+            with self.worker() as ask:
+                step[vocabulary] = 1 / ask(asked)["steps/s"]
+        return {**found, "by_size": sizes, "step_s_by_vocabulary": step}
 
     def precision(self) -> dict[str, Any]:
         """What `dtype=mixed` would bring the sampler here."""

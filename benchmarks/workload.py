@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,12 @@ def letters(prompts: list[str], completions: list[str], **columns: Any) -> list[
     return [c.count("a") / max(1, len(c)) for c in completions]
 
 
-def model(folder: Path, *, vocabulary: int = VOCABULARY, steps: int = 60) -> Path:
-    """The model folder, made where it is not there yet."""
-    place = folder / f"model-{vocabulary}"
+def model(
+    folder: Path, *, vocabulary: int = VOCABULARY, shape: Mapping[str, int] = SHAPE, steps: int = 60
+) -> Path:  # fmt: skip
+    """The model folder, made where it is not there yet; without steps its weights are random."""
+    wide = "" if shape == SHAPE else f"-{shape['hidden']}"
+    place = folder / f"model-{vocabulary}{wide}{'' if steps else '-random'}"
     if (place / "config.json").exists():
         return place
     import torch
@@ -40,7 +44,7 @@ def model(folder: Path, *, vocabulary: int = VOCABULARY, steps: int = 60) -> Pat
     missing = vocabulary - len(tokenizer)
     if missing > 0:
         tokenizer.add_tokens([f"<{i}>" for i in range(missing)])
-    policy = base.create(tokenizer, **SHAPE, seed=0)
+    policy = base.create(tokenizer, **shape, seed=0)
     if steps:
         _learn_to_end(policy.model, tokenizer, steps)
     policy.format.style, policy.format.fallback = "plain", "raw"

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # the benchmarks are no part
 from benchmarks.ratios import interval, paired, slope
 from benchmarks.throughput import CELLS, STEPS, UNIT, Bench, summary
 
-from benchmarks import ours, settings, workload
+from benchmarks import growth, ours, settings, workload
 from whet.models import base
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +73,7 @@ def test_the_model_is_as_large_as_the_issue_s(folder: Path) -> None:
     policy = base.load(workload.model(folder, steps=0), style="plain")
     assert 2.4e6 <= policy.size() <= 2.6e6
     assert policy.model.config.vocab_size == workload.VOCABULARY
-    assert workload.model(folder, steps=0) == folder / "model-512"  # made once
+    assert workload.model(folder, steps=0) == folder / "model-512-random"  # made once
 
 
 def test_files_are_functions_of_their_arguments(folder: Path) -> None:
@@ -141,3 +141,12 @@ def test_the_benchmark_runs(tmp_path: Path) -> None:
         assert found[cell]["ratio"]["low"] <= found[cell]["ratio"]["median"] <= found[cell]["ratio"]["high"]
         assert {"whet", "trl"} <= set(found[cell])
     assert {"memory", "flops", "growth", "machine"} <= set(found)
+
+
+def test_what_a_long_prompt_adds_to_a_sample_by_arithmetic() -> None:
+    shape = {"hidden": 8, "heads": 2, "kv_heads": 1, "inner": 16}
+    weights = 8 * 8 + 8 * 4 + 8 * 4 + 8 * 8 + 3 * 8 * 16  # q, k, v, o and the feed-forward's three
+    assert growth.arithmetic(shape, 400) == pytest.approx((2 * weights + 4 * 416 * 8) / (2 * weights + 4 * 20 * 8))
+    assert growth.arithmetic(shape, 4) == 1.0
+    by_width = [growth.arithmetic(shape, 400) for shape in growth.SIZES.values()]
+    assert by_width == sorted(by_width, reverse=True)

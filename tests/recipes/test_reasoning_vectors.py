@@ -17,7 +17,7 @@ from whet.evaluation.matrix import evaluate
 from whet.evaluation.scores import START, Cell, Scores
 from whet.launch import Result, resume, run
 from whet.recipes.recipe import Recipe, get_recipe
-from whet.recipes.sparse.reasoning_vectors import Transferred, between, transfer
+from whet.recipes.sparse.transfer import Transferred, between, transfer
 from whet.sources import Demonstrations, Scope
 from whet.study import get_study
 from whet.tasks import get_task

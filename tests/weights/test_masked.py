@@ -41,6 +41,7 @@ from whet.weights.selectors import (
     magnitude,
     matrices,
 )
+from whet.weights.snapshot import copy_weights
 
 PRINCIPAL = partial(low_rank_magnitude, rank=4)
 
@@ -325,8 +326,12 @@ def test_a_run_of_any_recipe(recipe: str, more: dict[str, Any], tmp_path: Path) 
 
 def test_weights_that_choose_nothing_are_refused() -> None:
     policy = tiny_policy()
-    with pytest.raises(WhetError, match="no entry was chosen"):
+    start = copy_weights(policy, moving=False)
+    with pytest.raises(
+        WhetError, match="no entry was chosen"
+    ):  # HFT's share of 0 with frozen ends: the model stays as it is
         begin(Masked(Half(0.0, ends=False)), policy, AdamW())
+    assert all(torch.equal(p, start[n]) for n, p in policy.model.named_parameters())
     with pytest.raises(WhetError, match="nothing was chosen before"):
         Masked(Top(magnitude, 0.1)).optimizer(lambda p: AdamW().build(p, 1), {})
     with pytest.raises(WhetError, match="refresh is a number"):

@@ -25,35 +25,23 @@ already, `whet merge` does the same, checks tokens too, and subtracts adapters a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from whet.errors import WhetError, unknown
-from whet.evaluation.matrix import Matrix, evaluate
-from whet.evaluation.metrics import accuracy
-from whet.evaluation.probes import Probe
-from whet.models.meter import Meter
 from whet.models.policy import Policy
-from whet.probes.connectivity import along, barrier, mean_nll
 from whet.recipes.recipe import Recipe, recipe
 from whet.recipes.reinforced.grpo import grpo
+from whet.recipes.sparse.transfer import VECTORS, Transferred, between, transfer
 from whet.recipes.supervised.sft import sft
-from whet.records import Row
 from whet.sources import Demonstrations
-from whet.sources.collector import trim
-from whet.tasks import Task
 from whet.training.optimizer import Rate
-from whet.weights.controls import cosine, random_like, shuffled
-from whet.weights.delta import WeightDelta
-from whet.weights.snapshot import Kept, Snapshots, copy_weights, write_weights
+from whet.weights.snapshot import Kept, Snapshots
 
 GRPO: dict[str, Any] = {"steps": 50, "lr": Rate(small=1e-4, paper=5e-7)}
 SWEEP = (-1, 0, 0.25, 0.5, 0.75, 1, 1.5)
-CONTROLS: dict[str, Callable[[WeightDelta, int], WeightDelta]] = {"random": random_like, "shuffled": shuffled}
-VECTORS = ("donor", "whole", *CONTROLS)
 
 
 @recipe(paper="reasoning-vectors", parent="grpo", defaults=GRPO, task="chain-sum:level=3")
@@ -123,56 +111,3 @@ class Transfer(Kept):
         if self.last not in self.models:  # a run that ends a second time has the sum already
             super().at_stage_end(policy)
         transfer(policy, self.models, self.scale * between(self.models, self.vector, self.seed))
-
-
-def between(models: Snapshots, vector: str = "donor", seed: int = 0) -> WeightDelta:
-    """One of `VECTORS`."""
-    if vector == "whole":
-        return WeightDelta.between(models["after"], models["base"])
-    found = WeightDelta.between(models["after"], models["before"])
-    return CONTROLS[vector](found, seed) if vector in CONTROLS else found
-
-
-def transfer(policy: Policy, models: Snapshots, delta: WeightDelta) -> None:
-    """Make the policy the recipient plus a difference."""
-    write_weights(policy, models["recipient"])
-    delta.add_to(policy)
-
-
-class Transferred(Probe):
-    """The recipient with so much of the vector, and with its controls; how the donors lie. Measured once they are all there."""
-
-    looks = False
-
-    def __init__(self, models: Snapshots, scales: Sequence[float], n: int = 64) -> None:
-        self.models, self.scales, self.n = models, scales, n
-
-    def bind(self, policy: Policy, task: Task, seed: int) -> None:
-        self.task, self.seed = task, seed
-        shown = [policy.format.demonstration(p) for p in task.problems("validation", self.n, seed=seed)]
-        self.rows = [Row({"response": trim(sample, policy.max_length)}) for sample in shown]
-
-    @torch.no_grad()
-    def measure(self, policy: Policy, greedy: Matrix) -> Mapping[str, float]:
-        models = self.models
-        if "after" not in models:
-            return {}
-        found, kept = dict[str, float](), copy_weights(policy, moving=False)
-        changes = {f"{scale:g}": scale * between(models) for scale in self.scales}
-        changes |= {name: between(models, name, self.seed) for name in VECTORS[1:]}
-        for name, change in changes.items():
-            transfer(policy, models, change)
-            found[f"vector/{name}"] = self._accuracy(policy, greedy)
-        for name in ("before", "after"):
-            write_weights(policy, models[name])
-            found[f"vector/{name}"] = self._accuracy(policy, greedy)
-        line = along(policy, models["before"], models["after"], lambda at: mean_nll(at, self.rows))
-        learnt = WeightDelta.between(models["before"], models["base"])
-        found |= {"vector/barrier": barrier(line), "vector/cosine": cosine(between(models), learnt)}
-        write_weights(policy, kept)
-        return found
-
-    def _accuracy(self, policy: Policy, greedy: Matrix) -> float:
-        with policy.metered(Meter()):
-            answered = evaluate(policy, self.task, greedy.problems, temperature=1.0, seed=self.seed)
-        return float(accuracy(answered)["value"])
