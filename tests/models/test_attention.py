@@ -51,6 +51,26 @@ def test_the_states_are_those_of_each_sequence_alone(kind: str, how: str, share:
     assert attention.disagreement(model, decoder(model), 1e-4) is None
 
 
+@pytest.mark.parametrize("kind", ["qwen3", "mistral"])
+def test_one_block_sparse_call_is_the_masked_ones(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU runs on long rows, by FlexAttention's reference on the CPU; mistral sees through a window."""
+    model = tiny_model(kind)
+    layout, called = Layout.of(sequences()), []
+    with torch.no_grad():
+        cut = attention.forward(model, decoder(model), layout)
+        monkeypatch.setattr(attention, "block_sparse", lambda *_: called.append(1) or True)
+        whole = attention.forward(model, decoder(model), layout)
+    assert called
+    torch.testing.assert_close(whole, cut, rtol=1e-4, atol=1e-5)
+
+
+def test_block_sparse_is_for_long_rows_on_a_gpu() -> None:
+    layout = Layout.of(sequences())
+    assert not attention.block_sparse(layout, torch.zeros(1, 2, 16))
+    with torch.device("meta"):
+        assert not attention.block_sparse(layout, torch.zeros(1, 2, 16))
+
+
 def test_a_saved_model_knows_nothing_of_it(tmp_path) -> None:
     policy = tiny_policy("llama")
     before = policy.model.config.to_dict()

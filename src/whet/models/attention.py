@@ -9,10 +9,12 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import flex_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -21,6 +23,7 @@ from whet.models.layout import Index, Layout
 
 PREFIX = "whet_"
 INNER = ("sdpa", "eager")  # what it can be around
+LONG = 2048  # tokens in a row
 
 
 def unsupported(model: Any, decoder: nn.Module) -> str | None:
@@ -99,6 +102,8 @@ def _around(inner: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
             return (eager or _SDPA)(module, query, key, value, attention_mask, **kwargs)
         query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
         window = kwargs.get("sliding_window")
+        if eager is False and block_sparse(layout, query):
+            return _block_sparse(layout, query, key, value, window, kwargs.get("scaling")), None
         found = []
         for index, part in enumerate(layout.parts):
             mask = layout.bias(index, window, query.dtype) if inner == "eager" else layout.mask(index, window)
@@ -108,6 +113,29 @@ def _around(inner: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
         return layout.place.gather(torch.cat(found))[None], None
 
     return attend
+
+
+def block_sparse(layout: Layout, query: Tensor) -> bool:
+    """Whether a row is one call of FlexAttention instead of some masked ones: long rows on a GPU. Not measured on one yet."""
+    width = query.shape[-1]
+    return query.device.type == "cuda" and len(layout) >= LONG and width >= 16 and width & (width - 1) == 0
+
+
+def _block_sparse(
+    layout: Layout, query: Tensor, key: Tensor, value: Tensor, window: int | None, scaling: float | None
+) -> Tensor:
+    """(1, N, heads, D) of (N, heads, D): blocks of the N x N products that nobody may see are skipped."""
+    states = (x.transpose(0, 1)[None] for x in (query, key, value))
+    shared = query.shape[1] != key.shape[1]
+    attend = _compiled() if query.device.type == "cuda" else flex_attention
+    out = attend(*states, block_mask=layout.blocks(window), scale=scaling, enable_gqa=shared)
+    assert isinstance(out, Tensor)
+    return out.transpose(1, 2)
+
+
+@cache
+def _compiled() -> Callable[..., Any]:
+    return torch.compile(flex_attention, dynamic=True)  # rows differ in length
 
 
 def _rows(tokens: Tensor, index: Index, shape: torch.Size) -> Tensor:

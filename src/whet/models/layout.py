@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 SHORTEST = 4  # tokens: a shorter common beginning is no trunk
 SHARE = 1 / 8  # nor is one below this share of its sequences: masked attention costs about what it saves
@@ -121,6 +122,7 @@ class Layout:
     offsets: Tensor
     lengths: Tensor
     _masks: dict[tuple[int, int | None, torch.dtype], Tensor | None] = field(default_factory=dict)
+    _blocks: dict[int | None, BlockMask] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -172,6 +174,20 @@ class Layout:
                 allowed &= distance < window
             self._masks[key] = allowed[:, None]
         return self._masks[key]
+
+    def blocks(self, window: int | None = None) -> BlockMask:
+        """The same for all tokens at once, as FlexAttention takes it: which blocks of the N x N products there are."""
+        if window not in self._blocks:
+            segments, parents, positions = self.segments, self.parents, self.positions
+
+            def allowed(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+                own = (segments[key] == segments[query]) | (segments[key] == parents[query])
+                distance = positions[query] - positions[key]
+                return own & (distance >= 0) & ((distance < window) if window is not None else True)
+
+            n = len(self)
+            self._blocks[window] = create_block_mask(allowed, None, None, n, n, device=self.ids.device)
+        return self._blocks[window]
 
     def bias(self, index: int, window: int | None, dtype: torch.dtype) -> Tensor:
         """The same as a number that is added to scores: 0 or the lowest of `dtype`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +11,8 @@ from torch import nn
 
 from whet.ranks import Ranks
 
-DEALT = ("flops", "sampled_tokens", "scored_tokens", "verifier_calls")  # of these each rank does a share
+TAUGHT = ("teacher_replies", "teacher_prompt_tokens", "teacher_completion_tokens")
+DEALT = ("flops", "sampled_tokens", "scored_tokens", "verifier_calls", *TAUGHT)  # of these each rank does a share
 
 
 @dataclass
@@ -29,6 +31,8 @@ class Meter:
         trained: entries that the largest optimizer step moved.
         optimizer_bytes, gradient_bytes: the most that optimizers held between steps (moments, and the places of chosen entries)
             and that gradients took, measured.
+        teacher_replies, teacher_prompt_tokens, teacher_completion_tokens: what teachers were asked anew, and the tokens that they
+            read and wrote, where they say it. No budget counts them.
     """
 
     flops: float = 0.0
@@ -42,6 +46,9 @@ class Meter:
     trained: int = 0
     optimizer_bytes: int = 0
     gradient_bytes: int = 0
+    teacher_replies: int = 0
+    teacher_prompt_tokens: int = 0
+    teacher_completion_tokens: int = 0
 
     def __post_init__(self) -> None:
         self._summed = self.as_dict()
@@ -51,6 +58,11 @@ class Meter:
         self.trained = max(self.trained, trained)
         self.optimizer_bytes = max(self.optimizer_bytes, optimizer_bytes)
         self.gradient_bytes = max(self.gradient_bytes, gradient_bytes)
+
+    def taught(self, usage: Mapping[str, int]) -> None:
+        """Replies of a teacher that took so much."""
+        for what, n in usage.items():
+            setattr(self, f"teacher_{what}", getattr(self, f"teacher_{what}") + n)
 
     def sum(self, ranks: Ranks) -> None:
         """Add what the other ranks did since the last time, so that the counts are the run's; its clock is the first
