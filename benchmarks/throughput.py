@@ -79,7 +79,9 @@ class Bench:
             process.stdin.write(json.dumps(request, default=str) + "\n")
             process.stdin.flush()
             line = process.stdout.readline()
-            answer = json.loads(line) if line else {"error": f"the process died; see {self.cells / 'workers.log'}"}
+            answer: dict[str, Any] = (
+                json.loads(line) if line else {"error": f"the process died; see {self.cells / 'workers.log'}"}
+            )
             if "error" in answer:
                 raise RuntimeError(answer["error"])
             return answer["ok"]

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 
 def main() -> None:
@@ -80,6 +81,7 @@ def flops(
     the rate of matrix products at the model's own shapes."""
     from benchmarks import ours
     from whet.training.fit import Fit
+    from whet.training.learner import Learner
     from whet.training.options import Options
 
     policy = ours.policy(model, settings.get("dtype", "float32"))
@@ -87,23 +89,24 @@ def flops(
     options = Options(token_budget=settings.get("token_budget", Options.token_budget), keep="last")
     fit = Fit(policy, recipe.stages, ours.task(file), options=options, observer=clock)
     counted = {"learn": 0.0, "sample": 0.0}
-    update, rows = fit._update, type(recipe.stages[0].collect).rows
 
-    def counting(part: str, fn: Any) -> Any:
+    def counting(part: str, method: Any) -> Any:
         def run(*args: Any, **kwargs: Any) -> Any:
             if len(clock.ends) < warm + steps:  # the first steps are timed, the others counted
-                return fn(*args, **kwargs)
+                return method(*args, **kwargs)
             with _counter() as counter:
-                out = fn(*args, **kwargs)
+                out = method(*args, **kwargs)
             counted[part] += counter.get_total_flops() / steps
             return out
 
         return run
 
-    fit._update = counting("learn", update)  # type: ignore[method-assign]
-    collect = recipe.stages[0].collect
-    collect.rows = counting("sample", lambda *a, **k: rows(collect, *a, **k))  # type: ignore[method-assign]
-    fit.run()
+    collector = type(recipe.stages[0].collect)
+    with (
+        mock.patch.object(Learner, "step", counting("learn", Learner.step)),
+        mock.patch.object(collector, "rows", counting("sample", collector.rows)),
+    ):
+        fit.run()
     timed = clock.rows[warm : warm + steps]
     rate = matmul_rate(policy, tokens=2048)
     found = {"matmul_gflops": rate / 1e9, "matmul_gflops_64_rows": matmul_rate(policy, tokens=64) / 1e9}

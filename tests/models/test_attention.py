@@ -109,7 +109,7 @@ def test_what_cannot_pack_says_why(change, reason: str, caplog) -> None:
 def test_a_model_that_does_otherwise_with_a_layout_is_found_out(monkeypatch, caplog) -> None:
     """Positions are the commonest thing that an architecture makes of its own accord."""
     policy = tiny_policy("llama")
-    rotary = decoder(policy.model).rotary_emb
+    rotary: Any = decoder(policy.model).rotary_emb
     monkeypatch.setattr(rotary, "forward", lambda x, position_ids, f=rotary.forward: f(x, torch.arange(position_ids.shape[1])[None]))  # fmt: skip
     with caplog.at_level("INFO", "whet"):
         assert not policy.packs

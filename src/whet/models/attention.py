@@ -125,10 +125,10 @@ def _block_sparse(
     layout: Layout, query: Tensor, key: Tensor, value: Tensor, window: int | None, scaling: float | None
 ) -> Tensor:
     """(1, N, heads, D) of (N, heads, D): blocks of the N x N products that nobody may see are skipped."""
-    states = (x.transpose(0, 1)[None] for x in (query, key, value))
+    query, key, value = (x.transpose(0, 1)[None] for x in (query, key, value))
     shared = query.shape[1] != key.shape[1]
     attend = _compiled() if query.device.type == "cuda" else flex_attention
-    out = attend(*states, block_mask=layout.blocks(window), scale=scaling, enable_gqa=shared)
+    out = attend(query, key, value, block_mask=layout.blocks(window), scale=scaling, enable_gqa=shared)
     assert isinstance(out, Tensor)
     return out.transpose(1, 2)
 
