@@ -19,6 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from whet.models import products
 from whet.models.layout import Index, Layout
 
 PREFIX = "whet_"
@@ -100,7 +101,8 @@ def _around(inner: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
         eager = inner == "eager" and sys.modules[type(module).__module__].eager_attention_forward
         if layout is None:
             return (eager or _SDPA)(module, query, key, value, attention_mask, **kwargs)
-        query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
+        dtype = products.computed_in(query)  # what autocast would cast to later, after the copies
+        query, key, value = (x[0].transpose(0, 1).to(dtype) for x in (query, key, value))
         window = kwargs.get("sliding_window")
         if eager is False and block_sparse(layout, query):
             return _block_sparse(layout, query, key, value, window, kwargs.get("scaling")), None
@@ -153,11 +155,13 @@ def _grouped(
     """transformers' sdpa; on a CPU without its copies of keys that several heads share: a fifth faster under a mask."""
     if query.device.type != "cpu" or kwargs.get("position_bias") is not None:
         return _SDPA(module, query, key, value, mask, scaling=scaling, **kwargs)
+    dropout = kwargs.get("dropout", 0.0)
+    if products.suits(query, key, dropout):
+        return products.attend(query, key, value, mask, scaling).transpose(1, 2), None
     shared = query.shape[1] != key.shape[1]
     out = torch.nn.functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, dropout_p=kwargs.get("dropout", 0.0), is_causal=mask is None, scale=scaling,
-        enable_gqa=shared,
-    )  # fmt: skip
+        query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling, enable_gqa=shared
+    )
     return out.transpose(1, 2), None
 
 

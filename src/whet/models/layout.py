@@ -74,8 +74,11 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        found = grad.new_zeros(ctx.size, *grad.shape[1:])
-        for tokens, places in ctx.index.turns:
+        (tokens, places), *more = ctx.index.turns or [(ctx.index.tokens[:0], ctx.index.tokens[:0])]
+        found = grad.index_select(0, places)
+        if len(tokens) < ctx.size:
+            found = grad.new_zeros(ctx.size, *grad.shape[1:]).index_copy_(0, tokens, found)
+        for tokens, places in more:
             found = found.index_add(0, tokens, grad.index_select(0, places))
         return found, None
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from whet.models import attention
+from whet.models import attention, norms
 from whet.models.format import Format
 from whet.models.layout import Layout
 from whet.models.meter import Meter, Shapes, autocast
@@ -73,6 +73,8 @@ class Policy:
         self.checkpointing = False
         self.shapes = Shapes.of(model)
         self._softcap = getattr(model.config, "final_logit_softcapping", None)
+        if mixed:
+            norms.lighten(model)
         self.chunked = self._head_reproduces_logits()
 
     # -- what it is -------------------------------------------------------------------------------------------------
