@@ -21,8 +21,8 @@ Grid = Mapping[str, Sequence[Any]]
 WHET: dict[str, Grid] = {
     "sft": {"dtype": ["float32", "mixed"], "token_budget": [1024, 4096]},
     "dpo": {"dtype": ["float32", "mixed"], "token_budget": [1024, 4096]},
-    "grpo_short": {"dtype": ["float32", "mixed"], "token_budget": [1024]},
-    "grpo_long": {"dtype": ["float32", "mixed"], "token_budget": [1024]},
+    "grpo_short": {"dtype": ["float32", "mixed"], "token_budget": [1024, 4096]},
+    "grpo_long": {"dtype": ["float32", "mixed"], "token_budget": [1024, 4096]},
     "sampling_ragged": {"dtype": ["float32", "mixed"], "batch_size": [512, 64]},
 }
 

@@ -63,7 +63,8 @@ class _RMSNorm(torch.autograd.Function):
         normed, inverse, weight = ctx.saved_tensors
         grad = grad.float()
         product = grad * normed
-        by_weight = product.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
+        ones = product.new_ones(product.numel() // len(weight))
+        by_weight = ones @ product.flatten(0, -2) if ctx.needs_input_grad[1] else None
         mean = torch.matmul(product, weight).div_(-len(weight))[..., None]
         by_x = (grad * weight).addcmul_(normed, mean).mul_(inverse).to(ctx.dtype)
         return by_x, by_weight, None, None
