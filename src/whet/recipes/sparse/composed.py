@@ -28,9 +28,10 @@ from whet.weights.delta import WeightDelta
 from whet.weights.snapshot import Snapshots, copy_weights, write_weights
 
 START = "the start"
+STEPS = {"steps": 80}  # of each phase of each task
 
 
-@recipe(paper="lt-sft", parent="sft", task="word-problem:level=3")
+@recipe(paper="lt-sft", parent="sft", defaults=STEPS, task="word-problem:level=3")
 def composed_sft(
     tasks: str = "word-problem:level=3;chain-sum:level=3", density: float = 0.05, dense: bool = False, random: bool = False,
     **training: Any,
@@ -48,7 +49,7 @@ def composed_sft(
         raise WhetError("composed-sft: a sum needs two tasks or more, as in tasks='lists:level=3;chain-sum:level=3'")
     for number, task in enumerate(skills, 1):
         last = number == len(skills)
-        parts = lt_sft(density=density, random=random, **training).stages[: 1 if dense else 2]
+        parts = lt_sft(density=density, random=random, **{**STEPS, **training}).stages[: 1 if dense else 2]
         parts[-1].weights = Skill(models, task.spec(), last, parts[-1].weights)
         for stage in parts:
             stage.task, stage.name, stage.start = task, f"{stage.name} {number}: {task.spec()}", "base"
