@@ -106,11 +106,11 @@ def _around(inner: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
         window = kwargs.get("sliding_window")
         if eager is False and block_sparse(layout, query):
             return _block_sparse(layout, query, key, value, window, kwargs.get("scaling")), None
+        asked = _rows(query, layout.queries, [p.queries.shape for p in layout.parts])
+        held = (_rows(x, layout.keys, [p.keys.shape for p in layout.parts]) for x in (key, value))
         found = []
-        for index, part in enumerate(layout.parts):
+        for index, (queries, keys, values) in enumerate(zip(asked, *held, strict=True)):
             mask = layout.bias(index, window, query.dtype) if inner == "eager" else layout.mask(index, window)
-            queries = _rows(query, part.query_index, part.queries.shape)
-            keys, values = (_rows(x, part.key_index, part.keys.shape) for x in (key, value))
             found.append((eager or _grouped)(module, queries, keys, values, mask, **kwargs)[0].flatten(0, 1))
         return layout.place.gather(torch.cat(found))[None], None
 
@@ -140,9 +140,10 @@ def _compiled() -> Callable[..., Any]:
     return torch.compile(flex_attention, dynamic=True)  # rows differ in length
 
 
-def _rows(tokens: Tensor, index: Index, shape: torch.Size) -> Tensor:
-    """(R, heads, W, D) of tokens (N, heads, D)."""
-    return index.gather(tokens.flatten(1)).view(*shape, *tokens.shape[1:]).transpose(1, 2)
+def _rows(tokens: Tensor, index: Index, shapes: list[torch.Size]) -> list[Tensor]:
+    """(R, heads, W, D) for each part, of tokens (N, heads, D)."""
+    parts = index.gather(tokens.flatten(1)).split([shape.numel() for shape in shapes])
+    return [x.view(*shape, *tokens.shape[1:]).transpose(1, 2) for x, shape in zip(parts, shapes, strict=True)]
 
 
 _SDPA = ALL_ATTENTION_FUNCTIONS["sdpa"]

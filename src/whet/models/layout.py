@@ -91,15 +91,12 @@ class Part:
         queries, keys: (R, Q), (R, K) tokens of the layout; a row that is shorter repeats its last one.
         real: (R, K) bool, False on such keys.
         causal: whether keys are the queries, in order, so that causal attention needs no mask.
-        query_index, key_index: to gather them by.
     """
 
     queries: Tensor
     keys: Tensor
     real: Tensor
     causal: bool
-    query_index: Index
-    key_index: Index
 
 
 @dataclass
@@ -110,6 +107,7 @@ class Layout:
         ids, positions: (N,) token ids, and their positions in their sequences.
         segments: (N,) the trunk or branch that a token belongs to; `parents`: (N,) a branch token's trunk, else its own.
         parts: the calls of attention.
+        queries, keys: those of all parts, one after another: gathered at once, a token's gradient is added up once.
         place: of each token: where its output stands among those of all parts, one after another.
         starts, offsets: (sequences,) where a sequence's trunk starts, and where its branch does less the trunk's length.
         lengths: (sequences,) its trunk's length.
@@ -120,6 +118,8 @@ class Layout:
     segments: Tensor
     parents: Tensor
     parts: list[Part]
+    queries: Index
+    keys: Index
     place: Index
     starts: Tensor
     offsets: Tensor
@@ -297,7 +297,9 @@ class _Writer:
         return start, self.size
 
     def layout(self, device: torch.device | str) -> Layout:
-        parts: list[Part] = []
+        cut: list[
+            tuple[Tensor, Tensor, Tensor, Tensor, bool]
+        ] = []  # queries, which are real, keys, which are real, causal
         place = np.zeros(self.size, dtype=np.int64)
         done = 0
         rows = [(span, span, True) for span in self.whole] + [(span, stem, False) for span, stem in self.rows]
@@ -308,7 +310,8 @@ class _Writer:
                 for row, ((start, stop), _) in enumerate(part):
                     place[start:stop] = done + row * queries.shape[1] + np.arange(stop - start)
                 done += queries.size
-                parts.append(_part(queries, real_queries, keys, real, causal, device))
+                tables = (torch.from_numpy(x) for x in (queries, real_queries, keys, real))
+                cut.append((*tables, causal))
         sizes = [n for n, _ in self.segments]
         tables = [
             np.concatenate([np.zeros(0, np.int64), *self.ids]),
@@ -318,18 +321,18 @@ class _Writer:
         ]
         ids, positions, segments, parents = (torch.from_numpy(x).to(device) for x in tables)
         starts, offsets, lengths = (torch.from_numpy(x).to(device) for x in (self.starts, self.offsets, self.lengths))
-        where = Index.of(torch.from_numpy(place)).to(device)
-        return Layout(ids, positions, segments, parents, parts, where, starts, offsets, lengths)
+        parts = [Part(q.to(device), k.to(device), real.to(device), causal) for q, _, k, real, causal in cut]
+        queries = _index([(q, real) for q, real, _, _, _ in cut])
+        keys = queries if all(causal for *_, causal in cut) else _index([(k, real) for _, _, k, real, _ in cut])
+        where = Index.of(torch.from_numpy(place))
+        by = (index.to(device) for index in (queries, keys, where))
+        return Layout(ids, positions, segments, parents, parts, *by, starts, offsets, lengths)
 
 
-def _part(
-    queries: np.ndarray, real_queries: np.ndarray, keys: np.ndarray, real: np.ndarray, causal: bool,
-    device: torch.device | str,
-) -> Part:  # fmt: skip
-    q, rq, k, rk = (torch.from_numpy(x) for x in (queries, real_queries, keys, real))
-    by_query = Index.of(q, rq)
-    by_key = by_query if causal else Index.of(k, rk)
-    return Part(q.to(device), k.to(device), rk.to(device), causal, by_query.to(device), by_key.to(device))
+def _index(tables: list[tuple[Tensor, Tensor]]) -> Index:
+    """The index of some tables of tokens, one after another."""
+    tokens, real = (torch.cat([x.flatten() for x in column]) for column in zip(*tables, strict=True))
+    return Index.of(tokens, real)
 
 
 def _like(rows: list[tuple[Span, Span]], causal: bool) -> list[list[tuple[Span, Span]]]:
