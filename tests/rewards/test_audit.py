@@ -43,7 +43,7 @@ def test_no_attack_scores_on_the_gym_suite() -> None:
     passes(audit(get_task("gym"), 4, only=[name for name in ATTACKS if name not in BOMBS]))
 
 
-@pytest.mark.parametrize("name", [name for name in ANSWERS if name != "math"])
+@pytest.mark.parametrize("name", [name for name in ANSWERS if name not in ("math", "python", "sql")])
 def test_no_attack_scores_on_a_verifier_of_file_tasks(name: str) -> None:
     rows = audit(Specimen(name), 4)
     passes(rows)
@@ -56,6 +56,24 @@ def test_no_attack_scores_on_math() -> None:
     rows = audit(Specimen("math", Math(0.5)), only=tried)
     passes(rows)
     assert not any("error" in r.statuses for r in rows)
+
+
+RUN = ("empty", "python", "brackets", "gold or another", "others, then gold", "lines of answers", "gold; another",
+       "gold in a comment", "taken back", "gold outside the answer", "no answer, gold in the text")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["python", "sql"])
+def test_no_attack_scores_on_a_verifier_that_runs_answers(name: str) -> None:
+    rows = audit(Specimen(name), 2, only=RUN)
+    assert rows[0].mean == 1.0 and len(rows) == len(RUN) + 1
+    assert [(r.attack, r.example) for r in exploits(rows)] == []
+    assert not any({"error", "timeout"} & r.statuses.keys() for r in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["python", "sql"])
+def test_no_attack_of_all_scores_on_a_verifier_that_runs_answers(name: str) -> None:
+    passes(audit(Specimen(name), 4))
 
 
 @pytest.mark.parametrize(

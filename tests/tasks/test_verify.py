@@ -267,6 +267,14 @@ def test_a_dead_math_process_is_an_error_and_replaced():
     assert child._process is not process
 
 
+def test_a_math_process_that_dies_while_it_is_asked_is_asked_again_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    child, replies = MathChild(), [("error", "the comparison died"), ("equal", ""), ("different", "")]
+    monkeypatch.setattr(child, "_ask", lambda gold, answer: replies.pop(0))
+    assert child.compare("12", "12")[0] == "equal" and len(replies) == 1
+    replies[:] = [("error", "the comparison died")] * 3
+    assert child.compare("12", "12") == ("error", "the comparison died") and len(replies) == 1
+
+
 def test_many_comparisons_are_shared_by_children_once_that_pays() -> None:
     pytest.importorskip("math_verify")
     many = Math(seconds=3.0)

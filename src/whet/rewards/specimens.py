@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from whet.errors import WhetError
 from whet.tasks.problem import Problem, Response, Split, Verdict
@@ -12,6 +13,19 @@ from whet.tasks.verify import Verifier, get_verifier
 WORDS = ("red", "dark red", "blue", "green", "no colour")
 NUMBERS = ("12", "-3", "1,250", "0.5", "7", "64")
 FORMULAS = ("12", "\\frac{3}{4}", "x^2+1", "2\\sqrt{3}", "(1, 2)", "-7")
+PROGRAMS = (
+    "def f(x):\n    return x + 1",
+    "def f(x):\n    y = 2 * x\n    return y + 5",
+    "def f(x):\n    return x * x - 3",
+    "def f(x):\n    return [x, x]",
+)
+SCHEMA = "CREATE TABLE t (name TEXT, n INTEGER); INSERT INTO t VALUES ('a', 3), ('b', 5), ('c', 5), ('d', 9);"
+QUERIES = (
+    "SELECT name FROM t WHERE n = 5",
+    "SELECT count(*) FROM t",
+    "SELECT n, count(*) FROM t GROUP BY n ORDER BY n DESC",
+    "SELECT max(n) FROM t;",
+)
 REGEX = r"regex:(?:answer: )?(\w+)"
 
 ANSWERS: dict[str, tuple[Sequence[str], Sequence[str]]] = {  # verifier -> gold answers, choices
@@ -22,6 +36,15 @@ ANSWERS: dict[str, tuple[Sequence[str], Sequence[str]]] = {  # verifier -> gold 
     "math": (FORMULAS, ()),
     "choice": (WORDS, WORDS),
     REGEX: (("Paris", "Rome", "12", "13"), ()),
+    "python": (PROGRAMS, ()),
+    "sql": (QUERIES, ()),
+}
+DATA: dict[str, Sequence[Mapping[str, Any]]] = {  # verifier -> what else its rows hold, where they need it
+    "python": [
+        {"entry": "f", "tests": [{"input": x, "output": value(x)} for x in (0, 3, -2)]}
+        for value in (lambda x: x + 1, lambda x: 2 * x + 5, lambda x: x * x - 3, lambda x: [x, x])
+    ],
+    "sql": [{"schema": SCHEMA}] * len(QUERIES),
 }
 
 
@@ -40,8 +63,9 @@ class Specimen(Task):
         self.verifier_name = verifier_name
         self._verifier = verifier or get_verifier(verifier_name)
         golds, choices = ANSWERS[verifier_name]
+        data = DATA.get(verifier_name, [{}] * len(golds))
         self._problems = [
-            Problem(f"{self.name}/{i}", f"Question {chr(ord('a') + i)}?", gold, choices=tuple(choices))
+            Problem(f"{self.name}/{i}", f"Question {chr(ord('a') + i)}?", gold, choices=tuple(choices), data=data[i])
             for i, gold in enumerate(golds)
         ]
 

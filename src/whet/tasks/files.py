@@ -22,7 +22,7 @@ from whet.tasks.answers import plain_number
 from whet.tasks.problem import Problem, Response, Split, Verdict
 from whet.tasks.rows import identity, problem_of
 from whet.tasks.task import SPLITS, Task, split_of
-from whet.tasks.verify import Math, Verifier, get_verifier
+from whet.tasks.verify import Verifier, get_verifier
 
 
 class Source(Protocol):
@@ -99,6 +99,11 @@ class Places:
     handles: array[int] = field(default_factory=lambda: array("Q"))
     numbers: array[int] = field(default_factory=lambda: array("Q"))
 
+    def read(self, part: slice) -> list[tuple[int, Any]]:
+        """(number, row) of some of them."""
+        chosen = list(zip(self.handles[part], self.numbers[part], strict=True))
+        return list(zip((number for _, number in chosen), self.source.read(chosen), strict=True))
+
 
 class FileTask(Task):
     """A task whose problems are the rows of files. Made by `read_files`.
@@ -136,6 +141,21 @@ class FileTask(Task):
 
     def problems(self, split: Split, n: int | None = None, *, seed: int = 0, start: int = 0) -> list[Problem]:
         """Rows of a split in the order of the file (whatever the seed); fewer than `n` where the split ends."""
+        places = self._there(split)
+        rows = places.read(slice(start, len(places.handles) if n is None else start + n))
+        return [
+            replace(
+                problem_of(row, places.source.where(number)), id=f"{self.name}/{split}/{number}", task=str(self.name)
+            )
+            for number, row in rows
+        ]
+
+    def pool(self, split: Split, n: int | None = None, *, seed: int = 0) -> Sequence[Problem]:
+        """The rows of a split, each parsed when it is asked for and not kept."""
+        there = len(self._there(split).handles)
+        return Pool(self, split, there if n is None else min(n, there))
+
+    def _there(self, split: Split) -> Places:
         if split not in self._places:
             raise WhetError(f"there is no split '{split}'; there are {', '.join(SPLITS)}")
         places = self._places[split]
@@ -144,17 +164,7 @@ class FileTask(Task):
             raise WhetError(
                 f"task '{self._spec}' has no {split} problems ({self.description}); add rows, or name a file{hint}"
             )
-        stop = len(places.handles) if n is None else start + n
-        chosen = list(zip(places.handles[start:stop], places.numbers[start:stop], strict=True))
-        rows = places.source.read(chosen)
-        return [
-            replace(
-                problem_of(row, places.source.where(number)),
-                id=f"{self.name}/{split}/{number}",
-                task=str(self.name),
-            )
-            for row, (_, number) in zip(rows, chosen, strict=True)
-        ]
+        return places
 
     def verify(self, problem: Problem, response: Response) -> Verdict:
         if self._verifier is None:
@@ -165,7 +175,8 @@ class FileTask(Task):
         return self._verifier(problem, response)
 
     def verify_all(self, pairs: Sequence[tuple[Problem, Response]]) -> list[Verdict]:
-        return self._verifier.several(pairs) if isinstance(self._verifier, Math) else super().verify_all(pairs)
+        several = getattr(self._verifier, "several", None)  # of verifiers that ask child processes
+        return several(pairs) if several else super().verify_all(pairs)
 
     def where(self, problem: Problem) -> str:
         """File and line of a problem, for messages."""
@@ -212,6 +223,23 @@ class FileTask(Task):
     def _hashed(self, key: object) -> Split:
         split = split_of(key)
         return "train" if split in self._named else split
+
+
+class Pool(Sequence[Problem]):
+    """The first `size` rows of a split."""
+
+    def __init__(self, task: FileTask, split: Split, size: int) -> None:
+        self._task, self._size = task, size
+        self._split: Split = split
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, at: Any) -> Any:
+        if isinstance(at, slice):
+            return [self[i] for i in range(*at.indices(self._size))]
+        place = range(self._size)[at]  # from the end too, and an IndexError behind it
+        return self._task.problems(self._split, 1, start=place)[0]
 
 
 class _Seen:

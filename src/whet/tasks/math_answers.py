@@ -31,6 +31,7 @@ R = TypeVar("R")
 MEMORY = 4 << 30
 START_SECONDS = 120.0
 PAYS = 5.0  # seconds of waiting for verdicts after which one more child is worth its start
+DIED: tuple[Outcome, str] = ("error", "the comparison died")
 GRACE = 2.0  # how much later than the child's own alarm it is killed
 
 _TEXT = re.compile(r"\\(?:text|textbf|mathrm|mbox|operatorname)\s*\{[^{}]*\}|\\[A-Za-z]+")
@@ -53,23 +54,29 @@ class MathChild:
         self._close: Callable[[], object] = lambda: None
 
     def compare(self, gold: str, answer: str) -> tuple[Outcome, str]:
-        """Whether two answers are equal; `gold` or `answer` names the one that cannot be parsed."""
+        """Whether two answers are equal; `gold` or `answer` names the one that cannot be parsed.
+
+        A process that died is asked for again once: what killed it may have been no fault of the answer.
+        """
         with self._lock:
-            process = self._running()
-            assert process.stdin and process.stdout
-            try:
-                process.stdin.write(json.dumps([gold, answer, self.seconds]).encode() + b"\n")
-                process.stdin.flush()
-                reply = _line(process, self.seconds + GRACE)
-            except BrokenPipeError:
-                reply = b""
-            except BaseException:  # interrupted: the reply still to come would be taken for the next one's
-                self._close()
-                raise
-            if not reply:  # late (None) or dead (b"")
-                self._close()
-                late = reply is None
-                return ("timeout", f"no result in {self.seconds:g} s") if late else ("error", "the comparison died")
+            found = self._ask(gold, answer)
+            return found if found != DIED else self._ask(gold, answer)
+
+    def _ask(self, gold: str, answer: str) -> tuple[Outcome, str]:
+        process = self._running()
+        assert process.stdin and process.stdout
+        try:
+            process.stdin.write(json.dumps([gold, answer, self.seconds]).encode() + b"\n")
+            process.stdin.flush()
+            reply = _line(process, self.seconds + GRACE)
+        except BrokenPipeError:
+            reply = b""
+        except BaseException:  # interrupted: the reply still to come would be taken for the next one's
+            self._close()
+            raise
+        if reply is None or not reply.endswith(b"\n"):  # late, or dead, in the middle of a reply too
+            self._close()
+            return ("timeout", f"no result in {self.seconds:g} s") if reply is None else DIED
         outcome, reason = json.loads(reply)
         return outcome, reason
 

@@ -38,6 +38,10 @@ class Task:
         """
         raise NotImplementedError
 
+    def pool(self, split: Split, n: int | None = None, *, seed: int = 0) -> Sequence[Problem]:
+        """The same problems, to be drawn from again and again; a task of large files reads each when it is asked for."""
+        return self.problems(split, n, seed=seed)
+
     def verify(self, problem: Problem, response: Response) -> Verdict:
         """Judge a response. The default compares the answer's text with the gold answer."""
         from whet.tasks.verify import exact

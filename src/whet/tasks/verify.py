@@ -18,6 +18,7 @@ from whet.tasks.answers import conclusion, read_number, unsettled
 from whet.tasks.functions import call_trl, is_function_spec, is_trl, load_function, parameters
 from whet.tasks.math_answers import MathChildren
 from whet.tasks.problem import Problem, Response, Verdict
+from whet.tasks.programs import python, sql
 from whet.tasks.task import Task
 
 Verifier = Callable[[Problem, Response], Verdict]
@@ -223,11 +224,13 @@ VERIFIERS: dict[str, Verifier] = {
     "number": number,
     "math": math,
     "choice": choice,
+    "python": python,
+    "sql": sql,
 }
 
 
 def get_verifier(spec: str | Verifier) -> Verifier:
-    """A verifier from its name (`exact, normalized, number, math, choice`), `number:TOLERANCE`, `regex:PATTERN`, or `module.py:function`."""
+    """A verifier from its name (`exact, normalized, number, math, choice, python, sql`), `number:TOLERANCE`, `regex:PATTERN`, or `module.py:function`."""
     if not isinstance(spec, str):
         return function_verifier(spec)
     if spec in VERIFIERS:
