@@ -14,14 +14,10 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import multiprocessing
-import os
 import shutil
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,11 +26,13 @@ import numpy as np
 
 from whet.arms import Arm
 from whet.config import RunConfig
+from whet.engines import Engine, Local
 from whet.evaluation.probes import NUMBERS
 from whet.evaluation.scores import START, Cell, by_problem
 from whet.launch import Run
 from whet.recipes.recipe import get_recipe
 from whet.runs import RunFolder, plain
+from whet.runs.interrupt import Interrupt
 from whet.tasks import Task
 from whet.training.checkpoint import write_atomic
 
@@ -45,6 +43,9 @@ IRRELEVANT = {
     "threads",
     "token_budget",
     "activation_checkpointing",
+    "shard",
+    "allow_pickle",
+    "trust_remote_code",
     "save_every",
     "milestones",
     "track",
@@ -122,6 +123,12 @@ class Job:
     task: Task | None = None
     until: float = 1.0
 
+    def __str__(self) -> str:
+        return f"{self.arm}, seed {self.config.seed}"
+
+
+Board = Callable[[Sequence[Job]], AbstractContextManager[object]]  # shows the progress of jobs while it is entered
+
 
 class Bench:
     """What all arms share: the start, the task, the problems of the evaluation, the budget.
@@ -130,18 +137,19 @@ class Bench:
         out: the folder of everything.
         shared: settings of all runs (`RunConfig`'s, and arguments that every recipe takes).
         cells: where finished cells go; by default `out/cells`.
-        jobs: processes; the cores are divided among them.
+        engine: what runs the cells; by default this process.
+        board: shows how far they are.
     """
 
     def __init__(
         self, arms: Sequence[Arm], *, task: str | Task, out: Path, shared: Mapping[str, Any], cells: Path | None = None,
-        jobs: int = 1,
+        engine: Engine | None = None, board: Board | None = None,
     ) -> None:  # fmt: skip
-        self.task, self.out, self.cells, self.jobs = task, out, cells or out / "cells", max(1, jobs)
+        self.task, self.out, self.cells = task, out, cells or out / "cells"
+        self.engine, self.board = engine or Local(), board
         self.shared = dict(shared)
-        if self.jobs > 1 and not shared.get("threads"):
-            allowed = os.environ.get("OMP_NUM_THREADS", "")
-            self.shared["threads"] = max(1, (int(allowed) if allowed.isdigit() else os.cpu_count() or 1) // self.jobs)
+        if self.engine.threads and not shared.get("threads"):
+            self.shared["threads"] = self.engine.threads
         self._given = task if isinstance(task, Task) else None
         configs = [arm.config(task, 0, self.shared) for arm in arms]
         self.run = Run(configs[0], task=self._given)  # checks the first arm, the task and the model
@@ -190,8 +198,16 @@ class Bench:
 
     def cells_of(self, jobs: Sequence[Job], watch: Callable[[Job, Cell], None] | None = None) -> list[Cell]:
         """The cells of jobs, in their order; those that are not there yet are run."""
-        self.ready(jobs)
-        return self.each(finish, jobs, watch)
+        found = [job.question.answered(job.cell) for job in jobs]
+        missing = [place for place, cell in enumerate(found) if cell is None]
+        for job, cell in zip(jobs, found, strict=True):
+            if watch and cell is not None:
+                watch(job, cell)
+        if missing:
+            self._measure_start()
+            for place, cell in zip(missing, self.each(finish, [jobs[place] for place in missing], watch), strict=True):
+                found[place] = cell
+        return [cell for cell in found if cell is not None]
 
     def ready(self, jobs: Sequence[Job]) -> None:
         """Measure the start where a run will need it."""
@@ -201,29 +217,19 @@ class Bench:
     def each(
         self, work: Callable[[Job], Found], jobs: Sequence[Job], watch: Callable[[Job, Found], object] | None = None
     ) -> list[Found]:
-        """work(job) of each, in order, in `jobs` processes; `watch` hears of each."""
-        if self.jobs == 1 or len(jobs) < 2:
-            return _listen(jobs, map(work, jobs), watch)
-        context = multiprocessing.get_context("spawn")
-        workers = min(self.jobs, len(jobs))
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=_follow, initargs=(os.getpid(),)) as pool:
-            try:
-                return _listen(jobs, pool.map(work, jobs), watch)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        """work(job) of each, in order; `watch` hears of each as it is done."""
+        if not jobs:
+            return []
+        found: dict[int, Found] = {}
+        with self.board(jobs) if self.board else nullcontext():
+            for place, result in self.engine.run(work, jobs):
+                found[place] = result
+                if watch:
+                    watch(jobs[place], result)
+        return [found[place] for place in range(len(jobs))]
 
     def _question(self, values: Mapping[str, Any]) -> Question:
         return Question(_named(values), self.run.hash, self.run.data())
-
-
-def _listen(jobs: Sequence[Job], results: Iterable[Found], watch: Callable[[Job, Found], object] | None) -> list[Found]:
-    found = []
-    for job, result in zip(jobs, results, strict=True):
-        found.append(result)
-        if watch:
-            watch(job, result)
-    return found
 
 
 def finish(job: Job) -> Cell:
@@ -234,12 +240,21 @@ def finish(job: Job) -> Cell:
     with locked(job.folder):
         began = time.perf_counter()
         if not RunFolder(job.folder).summary.exists():
-            open_run(job).go()
+            go(open_run(job))
         shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)  # nobody will go on from there
         cell = _cell(job, (time.perf_counter() - began) / 60)
         job.cell.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(job.cell, cell.text())
     return cell
+
+
+def go(run: Run, until: Callable[[], bool] = lambda: False) -> None:
+    """Do a run, `until` so far at most. Ctrl-C and SIGTERM end it too, after its step and with a checkpoint, and are passed on then."""
+    with Interrupt(training=True) as told:
+        run.stop = lambda: told() or until()
+        run.go()
+    if told.asked:
+        raise KeyboardInterrupt
 
 
 def open_run(job: Job) -> Run:
@@ -262,17 +277,6 @@ def locked(folder: Path) -> Iterator[None]:
     with (folder.parent / f".{folder.name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _follow(parent: int) -> None:
-    """End this worker when its parent has been killed, so that nobody writes behind the back of the next one."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _cell(job: Job, minutes: float) -> Cell:

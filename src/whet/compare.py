@@ -2,6 +2,7 @@
 
     whet compare sft grpo star --task chain-sum --budget flops:1e13 --seeds 3
     whet compare grpo:group=4 grpo:group=16 --budget tokens:1e6 --sweep lr=1e-4,3e-4
+    whet compare sft grpo --budget flops:1e13 --engine ray --address HOST:6379 --gpus 0.25 --out /shared/compare
 
 or from Python
 
@@ -22,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from whet.arms import Arm, parse_arms
-from whet.cells import Bench
+from whet.cells import Bench, Board
+from whet.engines import Engine, get_engine
 from whet.errors import WhetError
 from whet.evaluation.forgetting import CURRENT, forgetting
 from whet.evaluation.scores import START, Cell, Scores, interval_dict
@@ -115,7 +117,8 @@ class Comparison:
 def compare(
     recipes: Sequence[str | Arm] | Mapping[str, str], *, task: str | Task = "chain-sum", model: str | None = None,
     budget: str | None = None, seeds: int | Sequence[int] = 3, sweep: Mapping[str, Sequence[Any]] | None = None,
-    jobs: int = 1, out: str | Path, watch: Callable[[str], None] | None = None, **settings: Any,
+    jobs: int = 1, engine: Engine | str = "local", out: str | Path, watch: Callable[[str], None] | None = None,
+    board: Board | None = None, **settings: Any,
 ) -> Comparison:  # fmt: skip
     """Train with each recipe and each seed, and say which is best and how sure that is.
 
@@ -127,8 +130,10 @@ def compare(
         seeds: how many runs of each arm, or the seeds themselves.
         sweep: {"lr": [1e-4, 3e-4]}: each arm's best is chosen on validation, see `whet.sweep`.
         jobs: processes. From a script, more than one needs `if __name__ == "__main__":`.
+        engine: where the cells run: `local`, `ray`, or an engine of `whet.engines`.
         out: the folder of the comparison; a second call goes on with it.
         watch: hears a line of every run that is done.
+        board: shows the progress of runs while it is entered with them.
         settings: of all runs: `RunConfig`'s, and arguments that every recipe takes.
 
     Raises:
@@ -140,7 +145,8 @@ def compare(
     arms = parse_arms(recipes)
     shared = {**LOOKS, **settings, "model": model, "budget": budget}
     folder = Path(out)
-    bench = Bench(arms, task=task, out=folder, shared=shared, jobs=jobs)
+    chosen_engine = get_engine(engine, jobs=jobs) if isinstance(engine, str) else engine
+    bench = Bench(arms, task=task, out=folder, shared=shared, engine=chosen_engine, board=board)
     chosen, tried = choose(bench, arms, sweep or {}, watch)
     runs = [bench.job(arm, seed) for seed in numbers for arm in chosen]  # by seed: all arms early, more seeds later
     cells = bench.cells_of(runs, lambda job, cell: watch and watch(line(cell)))

@@ -18,6 +18,7 @@ from typing import Any
 from whet.arms import parse_arms
 from whet.cells import Bench
 from whet.compare import LOOKS, Comparison, line
+from whet.engines import Local
 from whet.errors import WhetError
 from whet.evaluation.forgetting import forgetting
 from whet.evaluation.scores import START, Cell, Scores, interval_dict
@@ -67,7 +68,7 @@ def reproduce(
     shared = {**LOOKS, **asked, **settings}
     task, seeds = shared.pop("task"), range(shared.pop("seeds"))
     arms = parse_arms(study.arms)
-    bench = Bench(arms, task=task, out=folder, shared=shared, cells=cells_folder, jobs=jobs)
+    bench = Bench(arms, task=task, out=folder, shared=shared, cells=cells_folder, engine=Local(jobs))
     runs = [bench.job(arm, seed) for seed in seeds for arm in arms]
     cells = bench.cells_of(runs, lambda job, cell: watch and watch(line(cell)))
     cells = [bench.start(), *(cell for arm in arms for cell in cells if cell.arm == arm.label)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from whet.arms import Arm, check_sweep
-from whet.cells import Bench, Job, locked, open_run
+from whet.cells import Bench, Job, go, locked, open_run
 from whet.errors import WhetError
 from whet.runs import RunFolder
 from whet.training import checkpoint
@@ -91,9 +91,8 @@ def attempt(job: Job) -> Trial:
             run = open_run(job)
             budget = run.budget
             assert budget is not None
-            run.stop = lambda: budget.share(run.policy.meter) >= job.until
             try:
-                run.go()
+                go(run, lambda: budget.share(run.policy.meter) >= job.until)
             except WhetError as problem:
                 return Trial(-math.inf, run.policy.meter.flops, str(problem))
             reached = _reached(job)

@@ -1,12 +1,13 @@
 """The server teacher against a real server: `transformers serve` on loopback, with a tiny model.
 
-What our client is told is held against OpenAI's own client and against the model itself. It takes minutes on a busy machine:
+What our teacher is told is held against OpenAI's own client and against the model itself. It takes minutes on a busy machine:
 `make slow`. The server's packages come with `pip install 'whet[serve]'`.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from typing import Any
 import pytest
 
 from trained import trained_folder
+from whet import launch
 from whet.errors import WhetError
 from whet.sampling.sampler import SamplingSettings
 from whet.sources import ModelTeacher, Question, user
@@ -120,6 +122,19 @@ def test_a_refusal_comes_through(running: Running, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir()) and not teacher.usage
     with pytest.raises(WhetError, match="answered 404"):
         Server(running.url.removesuffix("/v1"), "m", GREEDY, cache=tmp_path).reply([question("a")])
+
+
+def test_a_run_with_this_teacher_end_to_end(running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pinto learns to choose behind rationales that the server wrote; what it read and wrote is in the run's compute."""
+    monkeypatch.setenv("WHET_HOME", str(tmp_path))
+    asked: dict[str, Any] = {
+        "rationales": f"{running.url}#{running.folder}", "task": "parity", "model": trained_folder(), "limit": 4, "steps": 2,
+        "batch": 4, "test_n": 2, "k": 0, "eval_every": 0, "others": [], "threads": 1,
+    }  # fmt: skip
+    compute = launch.run("pinto", **asked).summary["compute"]
+    kept = [json.loads(file.read_text()) for file in (tmp_path / "teachers").iterdir()]
+    assert compute["teacher_replies"] == len(kept) > 0 and compute["optimizer_steps"] == 2
+    assert compute["teacher_prompt_tokens"] > compute["teacher_replies"] and compute["teacher_completion_tokens"] > 0
 
 
 def test_what_was_asked_is_kept_when_the_server_is_gone(running: Running, tmp_path: Path) -> None:

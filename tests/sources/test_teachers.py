@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
+import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -13,11 +19,15 @@ from typing import Any
 import pytest
 
 from trained import trained_folder, trained_policy
+from whet import launch
+from whet.endpoint import _seconds
 from whet.errors import WhetError
+from whet.models.meter import Meter
 from whet.sampling.sampler import SamplingSettings
 from whet.sources import ModelTeacher, Procedural, Question, get_teacher, user
 from whet.sources.server import Server
 from whet.tasks import get_task
+from whet.terminal.tables import compute_lines
 
 SHORT = SamplingSettings(6, temperature=0.7)
 
@@ -50,15 +60,21 @@ class Running:
                 found = answer(number, body)
                 with lock:
                     outer.now -= 1
-                status, reply = found if isinstance(found, tuple) else (200, found)
-                self.send(reply, status)
+                status, reply, *headers = found if isinstance(found, tuple) else (200, found)
+                with suppress(ConnectionError):  # of a client that has given up
+                    self.send(reply, status, *headers)
 
-            def send(self, reply: Any, status: int) -> None:
+            def send(self, reply: Any, status: int, headers: Mapping[str, str] | None = None) -> None:
                 data = (reply if isinstance(reply, str) else json.dumps(reply)).encode()
+                said = {"Content-Length": str(len(data)), **(headers or {})}
+                pause = float(said.pop("Dribble", 0.0))  # seconds before each byte
                 self.send_response(status)
-                self.send_header("Content-Length", str(len(data)))
+                for name, value in said.items():
+                    self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(data)
+                for piece in [bytes([byte]) for byte in data] if pause else [data]:
+                    time.sleep(pause)
+                    self.wfile.write(piece)
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
@@ -168,8 +184,14 @@ def test_a_busy_server_is_asked_again_until_the_deadline(serve: Callable[..., Ru
     ("answer", "message"),
     [
         ((400, "max_tokens is too large"), "answered 400 .*max_tokens is too large"),
-        ("<html>", "did not answer in JSON"),
+        ((404, "The model `m` does not exist."), "answered 404 .*The model `m` does not exist"),
+        ("<html>moved</html>", "did not answer in JSON .*moved"),
+        ("nonsense", "did not answer in JSON"),
+        ("", "not a chat completion: None"),
         ({"error": "no"}, "not a chat completion"),
+        ([1, 2], "not a chat completion"),
+        ({"choices": []}, "not a chat completion"),
+        ({"choices": [{"message": {"content": ["a", "b"]}}]}, "not a chat completion"),
     ],
 )
 def test_what_will_not_get_better_is_an_error_at_once(
@@ -181,6 +203,99 @@ def test_what_will_not_get_better_is_an_error_at_once(
     assert len(running.seen) == 1 and not list(tmp_path.iterdir())
 
 
+def test_a_server_that_says_when_to_come_back_is_believed(serve: Callable[..., Running], tmp_path: Path) -> None:
+    began = time.monotonic()
+    busy = serve(lambda number, body: (429, "slow down", {"Retry-After": "1"}) if number < 2 else echo(number, body))
+    assert Server(busy.url, "m", SHORT, cache=tmp_path).reply([question("a")]) == ["a by m"]
+    assert time.monotonic() - began >= 1 and len(busy.seen) == 2
+    tomorrow = serve(lambda number, body: (429, "quota", {"Retry-After": "86400"}))
+    with pytest.raises(WhetError, match=r"answered 429 .*quota, and asks to wait 86400 s"):
+        Server(tomorrow.url, "m", SHORT, cache=tmp_path).reply([question("b")])
+    assert len(tomorrow.seen) == 1  # it is no use to ask before
+
+
+def test_when_to_come_back_may_be_a_date() -> None:
+    assert _seconds("2.5") == 2.5 and _seconds("") == _seconds("soon") == 0 == _seconds("-3")
+    then = datetime.now(UTC) + timedelta(seconds=100)
+    assert 90 < _seconds(format_datetime(then, usegmt=True)) <= 100
+    assert _seconds("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+
+
+def test_a_server_that_hangs_or_dribbles_is_given_up(serve: Callable[..., Running], tmp_path: Path) -> None:
+    """The clock is of the whole reply, not of its next byte."""
+    quiet = threading.Event()
+    hangs = serve(lambda number, body: quiet.wait(20) and "")
+    with pytest.raises(WhetError, match=r"did not answer within 0\.3 s; is the server running"):
+        Server(hangs.url, "m", SHORT, deadline=0.1, timeout=0.3, cache=tmp_path).reply([question("a")])
+    quiet.set()
+    dribbles = serve(lambda number, body: (200, "x" * 40, {"Dribble": "0.1"}))
+    began = time.monotonic()
+    with pytest.raises(WhetError, match=r"did not answer within 0\.5 s"):
+        Server(dribbles.url, "m", SHORT, deadline=0.1, timeout=0.5, cache=tmp_path).reply([question("a")])
+    assert time.monotonic() - began < 4
+
+
+def test_a_reply_that_breaks_off_is_asked_for_again(serve: Callable[..., Running], tmp_path: Path) -> None:
+    whole = json.dumps(says("whole"))
+    once = serve(lambda number, body: (200, whole, {"Content-Length": "9999"} if number == 1 else {}))
+    assert Server(once.url, "m", SHORT, cache=tmp_path).reply([question("a")]) == ["whole"] and len(once.seen) == 2
+    always = serve(lambda number, body: (200, whole, {"Content-Length": "9999"}))
+    with pytest.raises(WhetError, match=r"broke off its reply \(peer closed connection"):
+        Server(always.url, "m", SHORT, deadline=0.3, cache=tmp_path).reply([question("a")])
+    assert len(list(tmp_path.iterdir())) == 1  # nothing half-read is kept
+
+
+def test_what_came_before_a_failure_is_kept(serve: Callable[..., Running], tmp_path: Path) -> None:
+    running = serve(lambda number, body: echo(number, body) if number < 3 else (400, "enough"))
+    teacher = Server(running.url, "m", SHORT, concurrency=1, cache=tmp_path)
+    with pytest.raises(WhetError, match="enough"):
+        teacher.reply([question(text) for text in "abcd"])
+    assert len(running.seen) == 3 and len(list(tmp_path.iterdir())) == 2 and teacher.usage["replies"] == 2
+    assert teacher.reply([question(text) for text in "ab"]) == ["a by m", "b by m"] and len(running.seen) == 3
+
+
+def test_a_notebooks_own_loop_is_not_in_the_way(serve: Callable[..., Running], tmp_path: Path) -> None:
+    teacher = Server(serve(echo).url, "m", SHORT, cache=tmp_path)
+
+    async def cell() -> list[str]:
+        return teacher.reply([question("a")])
+
+    assert asyncio.run(cell()) == ["a by m"]
+
+
+def test_without_the_client_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(WhetError, match=r"OpenAI's client: pip install 'whet\[serve\]'"):
+        Server("http://127.0.0.1:9/v1", "m", SHORT, cache=tmp_path).reply([question("a")])
+
+
+def test_a_run_counts_what_its_teacher_took(
+    serve: Callable[..., Running], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """cft with a teacher on a server, end to end; asked again, the replies are on disk and take nothing."""
+    monkeypatch.setenv("WHET_HOME", str(tmp_path))
+    told = {"prompt_tokens": 5, "completion_tokens": 2}
+    running = serve(lambda n, body: {**says("The last digit decides.\nConclusion: right"), "usage": told})
+    asked: dict[str, Any] = {"teacher": f"{running.url}#m", "source": "corruptor", "limit": 3, "wordings": 2, "rows": 4, "steps": 1,
+                             "model": trained_folder(), "task": "parity", "test_n": 2, "k": 0, "eval_every": 0, "others": [],
+                             "threads": 1}  # fmt: skip
+    compute = launch.run("cft", **asked).summary["compute"]
+    replies = len(running.seen)
+    assert replies > 0 and [compute[f"teacher_{what}"] for what in ("replies", "prompt_tokens", "completion_tokens")] == [
+        replies, 5 * replies, 2 * replies]  # fmt: skip
+    assert any(f"{replies} new replies" in line for line in compute_lines(compute))
+    again = launch.run("cft", **asked).summary["compute"]
+    assert len(running.seen) == replies and again["teacher_replies"] == 0 and len(compute_lines(again)) == 2
+
+
+def test_a_models_tokens_are_counted_too() -> None:
+    policy, meter = trained_policy(), Meter()
+    teacher = ModelTeacher(policy, SHORT)
+    teacher.ask([question("parity 12"), question("parity 3")], meter)
+    assert meter.teacher_replies == 2 and meter.teacher_completion_tokens == policy.meter.sampled_tokens > 0
+    assert meter.teacher_prompt_tokens == teacher.usage["prompt_tokens"] > 0 == meter.sampled_tokens
+
+
 def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -189,5 +304,5 @@ def free_port() -> int:
 
 def test_a_missing_server_is_an_error(tmp_path: Path) -> None:
     teacher = Server(f"http://127.0.0.1:{free_port()}/v1", "m", SHORT, deadline=0.3, cache=tmp_path)
-    with pytest.raises(WhetError, match=r"cannot be reached .*refused.*is the server running"):
+    with pytest.raises(WhetError, match=r"cannot be reached \(All connection attempts failed\); is the server running"):
         teacher.reply([question()])

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from whet.models.policy import Policy
     from whet.sampling.huggingface import HuggingFaceSampler
     from whet.sampling.native import NativeSampler
+    from whet.sampling.vllm import VllmSampler
 
 __all__ = [
     "HuggingFaceSampler",
@@ -23,6 +24,8 @@ __all__ = [
     "Request",
     "Sampler",
     "SamplingSettings",
+    "VllmSampler",
+    "check_sampler",
     "choose_sampler",
     "stream",
 ]
@@ -40,16 +43,39 @@ def __getattr__(name: str) -> Any:
         from whet.sampling.huggingface import HuggingFaceSampler
 
         return HuggingFaceSampler
+    if name == "VllmSampler":
+        from whet.sampling.vllm import VllmSampler
+
+        return VllmSampler
     raise AttributeError(f"module 'whet.sampling' has no attribute '{name}'")
 
 
+def check_sampler(spec: str) -> None:
+    """Refuse what names no sampler: `auto`, `native`, `huggingface`, or `vllm:` and the address of a server."""
+    if spec not in ("auto", "native", "huggingface") and not spec.startswith(("vllm:http://", "vllm:https://")):
+        raise WhetError(
+            f"sampler '{spec}' is not known: use auto, native, huggingface or vllm:http://HOST:PORT/v1[#NAME]"
+        )
+
+
 def choose_sampler(policy: Policy) -> Sampler:
-    """The native sampler where it reproduces the model's own uncached forward on this machine, else Hugging Face's."""
+    """The sampler that the policy is to have. By itself it has the native one where that reproduces the model's own uncached
+    forward on this machine, else Hugging Face's."""
     from whet.sampling.huggingface import HuggingFaceSampler
     from whet.sampling.native import NativeSampler
 
-    name = type(policy.model).__name__
+    spec, name = policy.asked_sampler, type(policy.model).__name__
+    check_sampler(spec)
+    if spec.startswith("vllm:"):
+        from whet.sampling.vllm import VllmSampler
+
+        url, _, model = spec.removeprefix("vllm:").partition("#")
+        return VllmSampler(url, model)
+    if spec == "huggingface":
+        return HuggingFaceSampler()
     reason = _disagreement(policy)
+    if reason is not None and spec == "native":
+        raise WhetError(f"sampler 'native' does not fit {name}: {reason}; use --sampler huggingface")
     if reason is None:
         log.info("sampler: native; it reproduces the uncached forward of %s", name)
         return NativeSampler()

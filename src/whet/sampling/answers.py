@@ -44,11 +44,11 @@ class Answer:
     def seed(self) -> int:
         return self.request.seeds[self.rollout]
 
-    def sample(self, policy: Policy, ids: list[int], logprobs: Tensor, entropy: Tensor) -> Sample:
+    def sample(self, policy: Policy, ids: list[int], logprobs: Tensor, entropy: Tensor | None = None) -> Sample:
         """The finished sample: the request's segments and the drawn ids, cut by the format.
 
         Args:
-            logprobs, entropy: one value for each of `ids`.
+            logprobs, entropy: one value for each of `ids`; who does not know the entropy gives None.
         """
         if not math.isfinite(float(logprobs.sum())):
             raise WhetError(
@@ -57,6 +57,8 @@ class Answer:
             )
         per_token = {}
         for name, drawn in (("sampler_logprob", logprobs), ("entropy", entropy)):
+            if drawn is None:
+                continue
             full = torch.zeros(len(self.prompt) + len(ids))
             full[len(self.prompt) :] = drawn
             per_token[name] = full

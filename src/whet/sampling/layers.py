@@ -158,6 +158,8 @@ def read(policy: Policy, dtype: torch.dtype | None = None) -> Layers:
         raise Unreadable(f"model type '{kind}' is not one of {', '.join(SUPPORTED)}")
     if not policy.chunked:
         raise Unreadable("its head cannot be applied to the last hidden state alone")
+    if not all(p.is_floating_point() for p in policy.model.parameters()):
+        raise Unreadable("its weights are quantized")
     for name, module in policy.model.named_modules():
         if module._forward_hooks or module._forward_pre_hooks:
             raise Unreadable(f"a hook is attached to '{name or kind}'")

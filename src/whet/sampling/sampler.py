@@ -57,8 +57,12 @@ class Request:
 
 
 class Sampler(Protocol):
-    """Draws answers. Returned samples carry `per_token["sampler_logprob"]` and `per_token["entropy"]` (both of the
-    distribution actually sampled from, zero on given tokens) and the settings."""
+    """Draws answers. Returned samples carry `per_token["sampler_logprob"]` and, where the sampler knows it, `per_token["entropy"]`
+    (both of the distribution actually sampled from, zero on given tokens) and the settings.
+
+    A sampler that runs elsewhere has a method `prepare(policy)`, which is called by all ranks before each `sample`: it brings
+    the weights there up to date.
+    """
 
     name: str
 

@@ -40,15 +40,17 @@ class Justify:
         self.source, self.listed, self.budget = source, listed, budget
         self.teacher = None if source in ("task", "none", "start") else get_teacher(source)
         self._written: dict[str, tuple[str, ...]] = {}
+        self._meter = Meter()
 
     @property
     def needs(self) -> frozenset[str]:
         return frozenset({"choices", "choice rationales"} if self.source == "task" else {"choices"})
 
     def bind(self, policy: Policy) -> None:
+        self._meter = policy.meter
         if self.source == "start":
             writer = policy.frozen()
-            writer.meter = Meter()  # what a teacher costs is not part of the run's compute
+            writer.meter = Meter()  # what a teacher computes is no part of the run's budget
             self.teacher = ModelTeacher(writer, SamplingSettings(self.budget, temperature=0.0))
 
     def __call__(self, problems: Sequence[Problem]) -> list[tuple[str, ...]]:
@@ -61,7 +63,7 @@ class Justify:
         if missing:
             assert self.teacher is not None, "bind first"
             asked = [self.question(p, choice) for p in missing for choice in p.choices]
-            texts = iter([plain_words(reply) for reply in self.teacher.reply(asked)])
+            texts = iter([plain_words(reply) for reply in self.teacher.ask(asked, self._meter)])
             self._written |= {p.id: tuple(next(texts) for _ in p.choices) for p in missing}
         return [self._written[p.id] for p in problems]
 

@@ -99,7 +99,7 @@ class Guidances(Stored):
         if self.teacher is None:
             written = [p.plan for p in drawn]
         else:
-            written = self.teacher.about(drawn, [self.asked(p) for p in drawn], scope.seed)
+            written = self.teacher.about(drawn, [self.asked(p) for p in drawn], scope.seed, policy.meter)
         kept, dropped = list[tuple[Problem, str]](), Counter[str]()
         for problem, text in zip(drawn, written, strict=True):
             guidance = "\n".join(steps_of(text))

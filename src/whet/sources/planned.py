@@ -78,7 +78,7 @@ class Distilled(Guidances):
         assert self.teacher is not None, "a teacher writes both"
         asked = [p for p, _ in kept]
         texts = [f"{guided_prompt(p, plan).prompt}\nEnd with the answer behind 'Answer:'." for p, plan in kept]
-        replies = self.teacher.about(asked, texts, seed_for(scope.seed, "execute"))
+        replies = self.teacher.about(asked, texts, seed_for(scope.seed, "execute"), policy.meter)
         cut = [reply.rpartition("Answer:") for reply in replies]
         read = [Response("".join(parts), parts[2].strip(), parts[0].strip()) for parts in cut]
         judged = verdicts(scope.task, list(zip(asked, read, strict=True)), policy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -76,9 +77,9 @@ class Uniform(Problems):
 
     def bind(self, task: Task, seed: int) -> None:
         self._task, self._seed = task, seed
-        self._finite: list[Problem] | None = None
+        self._finite: Sequence[Problem] | None = None
         if self.limit or "unlimited" not in task.provides():
-            self._finite = task.problems(self.split, self.limit or None, seed=seed)
+            self._finite = task.pool(self.split, self.limit or None, seed=seed)
             if not self._finite:
                 raise WhetError(f"task '{task.name}' has no problem in its {self.split} split")
             self.size = len(self._finite)
@@ -193,13 +194,13 @@ class Mixture(Problems):
 
     def bind(self, task: Task, seed: int) -> None:
         self._seed = seed
-        self._pools: list[list[Problem]] = []  # of the parts that end
+        self._pools: list[Sequence[Problem]] = []  # of the parts that end
         for part in self.parts:
             have = part.task.provides()
             if part.reliability < 1 and "corruptions" not in have:
                 raise WhetError(f"mixture: task '{part.task.name}' writes no wrong rationales; leave reliability at 1")
             ends = part.rows or "unlimited" not in have
-            self._pools.append(part.task.problems(self.split, part.rows or None, seed=seed) if ends else [])
+            self._pools.append(part.task.pool(self.split, part.rows or None, seed=seed) if ends else [])
             if self.temperature is not None and not self._pools[-1]:
                 told = "is generated and never ends; say how many rows of it" if not ends else "has no rows"
                 raise WhetError(f"mixture: task '{part.task.spec()}' {told}")
@@ -289,7 +290,7 @@ def epochs(size: int, start: int, n: int, seed: int) -> list[int]:
 
 
 @lru_cache(maxsize=4)
-def _order(size: int, seed: int, epoch: int) -> tuple[int, ...]:
-    order = list(range(size))
+def _order(size: int, seed: int, epoch: int) -> array[int]:
+    order = array("Q", range(size))  # 8 bytes a row, of files that are not held in memory
     rng_for(seed, "epoch", epoch).shuffle(order)
-    return tuple(order)
+    return order

@@ -6,16 +6,19 @@
 | `model:NAME` | another model: a folder or Hub name |
 | `http://HOST:PORT/v1#NAME` | a server that speaks OpenAI's chat protocol (vLLM, `transformers serve`, a paid one) |
 
-What teachers cost is not part of a run's compute; their replies are counted in the log.
+What teachers cost is no part of a run's budget. It is counted beside it (`teacher_replies` and their tokens in the run's compute).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from whet.errors import WhetError
+from whet.models.meter import Meter
 from whet.models.policy import Policy
+from whet.ranks import Ranks
 from whet.sampling.sampler import Request, SamplingSettings
 from whet.sources.attempts import Attempt
 from whet.tasks import Problem, Task
@@ -46,23 +49,38 @@ def user(text: str) -> Messages:
 
 
 class Teacher:
-    """Replies to questions, each a function of the question and its seed."""
+    """Replies to questions, each a function of the question and its seed.
+
+    Attributes:
+        usage: what new replies have taken so far: `replies`, and where it is known `prompt_tokens` and `completion_tokens`.
+    """
 
     name: str = "teacher"
+
+    def __init__(self) -> None:
+        self.usage: Counter[str] = Counter()
 
     def reply(self, questions: Sequence[Question]) -> list[str]:
         """One text for each question, in order."""
         raise NotImplementedError
 
-    def about(self, problems: Sequence[Problem], texts: Sequence[str], seed: int) -> list[str]:
+    def ask(self, questions: Sequence[Question], meter: Meter) -> list[str]:
+        """The replies, and what they took is counted by a run's meter."""
+        before = Counter(self.usage)
+        replies = self.reply(questions)
+        meter.taught(self.usage - before)
+        return replies
+
+    def about(self, problems: Sequence[Problem], texts: Sequence[str], seed: int, meter: Meter) -> list[str]:
         """The replies to one text about each problem."""
-        return self.reply([Question(user(text), p, seed=seed) for p, text in zip(problems, texts, strict=True)])
+        return self.ask([Question(user(text), p, seed=seed) for p, text in zip(problems, texts, strict=True)], meter)
 
 
 class Procedural(Teacher):
     """A function that computes the reply."""
 
     def __init__(self, write: Callable[[Question], str], name: str = "procedural") -> None:
+        super().__init__()
         self.write, self.name = write, name
 
     def reply(self, questions: Sequence[Question]) -> list[str]:
@@ -79,6 +97,7 @@ class ModelTeacher(Teacher):
 
     policy: Policy | str
     settings: SamplingSettings = field(default_factory=lambda: SamplingSettings(512, temperature=0.3, top_p=0.95))
+    usage: Counter[str] = field(default_factory=Counter, init=False)
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -95,7 +114,12 @@ class ModelTeacher(Teacher):
                     [q.seed], self.settings, q.problem.id, q.problem.id)
             for q in questions
         ]  # fmt: skip
-        return [policy.format.read(samples[0]).text for samples in policy.sample(requests)]
+        replies = [samples[0] for samples in policy.sample(requests)]
+        read = sum(reply.prompt_length for reply in replies)
+        written = sum(len(reply) for reply in replies) - read
+        if Ranks.here().first:  # the others have the same replies
+            self.usage.update(replies=len(replies), prompt_tokens=read, completion_tokens=written)
+        return [policy.format.read(reply).text for reply in replies]
 
 
 def get_teacher(spec: str, write: Callable[[Question], str] | None = None) -> Teacher:

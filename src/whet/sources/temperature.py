@@ -20,6 +20,10 @@ def mean_entropy(samples: Iterable[Sample]) -> float:
     """Mean entropy of the sampled tokens, in nats, as the sampler drew them."""
     total, tokens = 0.0, 0
     for sample in samples:
+        if "entropy" not in sample.per_token:
+            raise WhetError(
+                "an entropy target needs the entropy of each token, which a server does not tell: use --sampler auto"
+            )
         total += float(sample.per_token["entropy"].sum())
         tokens += sum(len(s.ids) for s in sample.segments if s.sampled)
     return total / max(1, tokens)

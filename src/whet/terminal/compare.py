@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -185,6 +187,12 @@ def add_commands(app: typer.Typer, panel: str | None = None) -> None:
             list[str] | None, typer.Option(help="choose each arm's best on validation: lr=1e-4,3e-4", metavar="KEY=V,V")
         ] = None,
         jobs: Annotated[int, typer.Option(min=1, help="processes")] = 1,
+        engine: Annotated[str, typer.Option(help="where the runs run: local, or ray (a cluster)")] = "local",
+        address: Annotated[
+            str | None, typer.Option(help="of a running Ray cluster: auto, HOST:6379; none starts one here")
+        ] = None,
+        cpus: Annotated[float | None, typer.Option(help="ray: processors of a run, 0.5 for two on one")] = None,
+        gpus: Annotated[float | None, typer.Option(help="ray: GPUs of a run, 0.25 for four on one")] = None,
         verifier: Annotated[str | None, typer.Option(help="of a file task: exact, number, math, choice ...")] = None,
         out: Annotated[Path, typer.Option(help="the comparison's folder; a second call goes on with it")] = Path(
             "runs/compare"
@@ -193,18 +201,23 @@ def add_commands(app: typer.Typer, panel: str | None = None) -> None:
         """Which recipe is best: several side by side, at equal budget, over seeds."""
         from whet.arms import parse_sweep, split_words
         from whet.compare import compare as run
+        from whet.engines import get_engine
         from whet.runs.index import record
+        from whet.terminal.board import Board
         from whet.terminal.console import console, note, quiet_libraries
 
         quiet_libraries()
         arms, settings = split_words(words)
         if verifier:
             settings["verifier"] = verifier
-        found = run(arms, task=task, model=model, budget=budget, seeds=seeds, sweep=parse_sweep(sweep or []), jobs=jobs,
-                    out=out, watch=_tell(), **settings)  # fmt: skip
+        where = get_engine(engine, jobs=jobs, address=address, cpus=cpus, gpus=gpus)
+        board = Board()
+        with _gone_on_with():
+            found = run(arms, task=task, model=model, budget=budget, seeds=seeds, sweep=parse_sweep(sweep or []),
+                        engine=where, out=out, watch=board.tell, board=board.showing, **settings)  # fmt: skip
         show_comparison(found, console())
         record(out, say=note)
-        _tell()(f"all of it is in {out / 'results.json'}")
+        board.tell(f"all of it is in {out / 'results.json'}")
 
     @app.command(rich_help_panel=panel)
     def reproduce(
@@ -224,7 +237,8 @@ def add_commands(app: typer.Typer, panel: str | None = None) -> None:
         from whet.terminal.console import console, quiet_libraries
 
         quiet_libraries()
-        found = run(study, quick=quick, full=full, jobs=jobs, results=results, device=device, watch=_tell())
+        with _gone_on_with():
+            found = run(study, quick=quick, full=full, jobs=jobs, results=results, device=device, watch=_tell())
         show_verdict(found, console())
         if found.found and (docs / "ledger.md").exists():
             for page in ledger.write(results, docs):
@@ -237,6 +251,24 @@ def _tell() -> Callable[[str], None]:
 
     screen = console(stderr=True)
     return lambda text: screen.print(text, markup=False, style="dim", soft_wrap=True)
+
+
+@contextmanager
+def _gone_on_with() -> Iterator[None]:
+    """After Ctrl-C or SIGTERM, by which each run has been saved (`whet.cells.go`), or a full disk: the same command goes on."""
+    from whet.errors import mendable
+    from whet.runs.interrupt import Interrupt
+    from whet.terminal.console import command, console
+
+    again = command("whet", *sys.argv[1:])
+    memory = "out of memory; make the runs smaller"
+    try:
+        with Interrupt(), mendable(f"mend that, then go on with it:  {again}", lambda: memory):
+            yield
+    except KeyboardInterrupt:
+        console().print("stopped; go on with it:  ", end="")
+        console().print(again, markup=False, style="bold", soft_wrap=True)
+        raise typer.Exit(0) from None
 
 
 def _armed(heads: Sequence[str], rows: Sequence[tuple[Sequence[str], Sequence[str]]], name: str = "arm") -> Table:

@@ -126,7 +126,7 @@ class Critiques(Stored):
         rows: list[Row] = []
         counts: Counter[str] = Counter()
         seen: set[tuple[int, str]] = set()
-        for question, reply in zip(questions, self.teacher.reply(questions), strict=True):
+        for question, reply in zip(questions, self.teacher.ask(questions, policy.meter), strict=True):
             attempt, critique = question.attempt, stripped(reply)
             assert attempt is not None
             sample = _row(attempt, critique, policy)
