@@ -7,6 +7,8 @@ learns from its share, and what comes of it is gathered; gradients are summed on
 (draws, gates, buffers, bandits, the objective's counts) then sees the same rows on each rank and decides the same, so that
 no other part needs to know of ranks, and a gradient is that of one process up to rounding.
 
+Each rank says to the store, once a second, what it does: who waits for long, or loses the others, can name the one that is missing.
+
 So all ranks must call the collective methods (`map`, `sum`, `gather`, `broadcast`, `sum_gradients`) in the same order: call
 none of them where only some ranks come by.
 """
@@ -16,9 +18,11 @@ from __future__ import annotations
 import atexit
 import contextlib
 import heapq
+import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -27,7 +31,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from whet.errors import WhetError
+from whet.errors import WhetError, first_line
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -35,9 +39,11 @@ R = TypeVar("R")
 log = logging.getLogger("whet.ranks")
 
 PATIENCE = 60.0  # seconds after which a rank says that it waits
+BEAT = 1.0  # seconds between two signs of life
 LIMIT = timedelta(hours=24)  # a rank that died is noticed at once; one that works may take its time
 BUCKET = 1 << 24  # gradient entries that are summed at once
 FAILED = "whet/failed"
+SIGN = "whet/beat/"
 LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -52,13 +58,22 @@ class Ranks:
 
     Attributes:
         rank, size: which of how many processes this is.
-        at: what is being done, for messages.
+        at: what this process is doing, for messages.
     """
+
+    _at = "the start"  # of the process
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank = rank
         self.size = size
-        self.at = "the start"
+
+    @property
+    def at(self) -> str:
+        return Ranks._at
+
+    @at.setter
+    def at(self, what: str) -> None:
+        Ranks._at = what
 
     @classmethod
     def here(cls) -> Ranks:
@@ -72,6 +87,7 @@ class Ranks:
                 torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
             dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=LIMIT)
             atexit.register(_leave)
+            threading.Thread(target=_beat, args=(dist.get_rank(), _store().clone()), daemon=True).start()
         return cls(dist.get_rank(), dist.get_world_size())
 
     @property
@@ -160,8 +176,7 @@ class Ranks:
 
     # -- failures ---------------------------------------------------------------------------------------------------
     def _call(self, what: str, function: Callable[[], Any]) -> None:
-        late = threading.Timer(PATIENCE, log.warning, (
-            "rank %d has waited %.0f s for the others at %s (%s)", self.rank, PATIENCE, self.at, what))  # fmt: skip
+        late = threading.Timer(PATIENCE, self._complain, (what,))
         late.daemon = True
         late.start()
         try:
@@ -171,12 +186,46 @@ class Ranks:
         finally:
             late.cancel()
 
-    def _why(self, problem: RuntimeError) -> str:
-        """What the failed rank said, where it still could."""
+    def _complain(self, what: str) -> None:
+        signs = _signs(self.size)
+        others = "; ".join(f"rank {r} is at {signs[r][1]}" if r in signs else f"rank {r} has given no sign"
+                           for r in range(self.size) if r != self.rank)  # fmt: skip
+        log.warning(
+            "rank %d has waited %.0f s for the others at %s (%s): %s", self.rank, PATIENCE, self.at, what, others
+        )
+
+    def _why(self, problem: BaseException) -> str:
+        """What the failed rank said, where it still could; else which rank it is that gives no sign any more."""
         with contextlib.suppress(RuntimeError):
             if _store().check([FAILED]):
                 return _store().get(FAILED).decode()
-        return f"{self.at}: another rank has stopped ({problem})"
+        before = _signs(self.size)
+        time.sleep(3 * BEAT)
+        after = _signs(self.size)
+        gone = [
+            f"rank {r} has stopped, at {sign[1]}"
+            for r, sign in before.items()
+            if r != self.rank and after.get(r) == sign
+        ]
+        return f"{', and '.join(gone) or 'another rank has stopped'}; go on from the last checkpoint by --resume ({first_line(problem)})"
+
+
+def _beat(rank: int, store: Any) -> None:
+    """Say what this rank does, again and again, until the process ends."""
+    count = 0
+    with contextlib.suppress(RuntimeError):  # the store is gone, and so is whoever would ask
+        while True:
+            store.set(f"{SIGN}{rank}", json.dumps([count, Ranks._at]))
+            count += 1
+            time.sleep(BEAT)
+
+
+def _signs(size: int) -> dict[int, list[Any]]:
+    """By rank, the last sign that it gave: a counter and what it did."""
+    with contextlib.suppress(RuntimeError):
+        given = [r for r in range(size) if _store().check([f"{SIGN}{r}"])]
+        return {r: json.loads(_store().get(f"{SIGN}{r}")) for r in given}
+    return {}
 
 
 class Left(WhetError):
@@ -191,11 +240,58 @@ def together() -> Iterator[None]:
         yield
     except BaseException as failure:
         ranks = Ranks.here()
+        if ranks.size > 1 and _broken(failure):
+            raise Left(ranks._why(failure)) from failure
         if ranks.size > 1 and not isinstance(failure, Left):
             text = str(failure) if isinstance(failure, WhetError) else f"{type(failure).__name__}: {failure}"
             with contextlib.suppress(RuntimeError):  # the store went with the first rank: nobody is left to be told
                 _store().set(FAILED, f"rank {ranks.rank} failed: {text}")
         raise
+
+
+def _broken(failure: BaseException) -> bool:
+    """Whether a collective that is not one of `Ranks` (of FSDP2, of a checkpoint) has lost a peer."""
+    if isinstance(failure, dist.DistBackendError | dist.DistNetworkError):
+        return True
+    return isinstance(failure, RuntimeError) and ("gloo" in str(failure) or "Connection closed" in str(failure))
+
+
+def accelerated(environment: Mapping[str, str]) -> dict[str, Any]:
+    """The settings of a run that `accelerate launch`, or its config file, asks for; what the command itself says goes before.
+
+    Raises:
+        WhetError: it asks for what is not there.
+    """
+    if "ACCELERATE_MIXED_PRECISION" not in environment:
+        return {}
+    if "MASTER_ADDR" in environment and "RANK" not in environment:
+        raise WhetError("accelerate has started one process of several: on CPUs it leaves that to mpirun; say `distributed_type: "
+                        "MULTI_GPU` in its config file, or --multi_gpu, by which it starts them itself, or use torchrun")  # fmt: skip
+    found: dict[str, Any] = {}
+    precision = environment["ACCELERATE_MIXED_PRECISION"]
+    if precision not in ("no", "bf16"):
+        raise WhetError(f"accelerate asks for mixed_precision {precision}, which has no place here: use bf16 or no")
+    if environment.get("ACCELERATE_USE_DEEPSPEED") == "true" or environment.get("ACCELERATE_USE_MEGATRON_LM") == "true":
+        raise WhetError(
+            "accelerate asks for DeepSpeed or Megatron-LM: parameters are cut by FSDP here; use `distributed_type: FSDP`"
+        )
+    if environment.get("ACCELERATE_DYNAMO_BACKEND", "NO").lower() != "no":
+        raise WhetError(
+            "accelerate asks for a dynamo backend, and models are not compiled here: use `dynamo_backend: no`"
+        )
+    if precision == "bf16":
+        found["dtype"] = "mixed"
+    if environment.get("ACCELERATE_USE_CPU", "").lower() == "true":
+        found["device"] = "cpu"
+    if environment.get("ACCELERATE_USE_FSDP") == "true":
+        if environment.get("FSDP_OFFLOAD_PARAMS") == "true":
+            raise WhetError(
+                "accelerate asks for parameters on the CPU (fsdp_offload_params), which is not there; say false"
+            )
+        found["shard"] = True
+        if environment.get("FSDP_ACTIVATION_CHECKPOINTING") == "true":
+            found["activation_checkpointing"] = True
+    return found
 
 
 def _store() -> Any:

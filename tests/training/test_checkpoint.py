@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -70,7 +71,7 @@ def dies(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, at: int, after:
 
 PLACES = [
     (checkpoint, "save_file", 1), (checkpoint.torch, "save", 1), (checkpoint, "_sync", 1), (checkpoint, "_sync", 2),
-    (checkpoint, "_sync", 3), (Path, "rename", 1), (Path, "rename", 2), (checkpoint.shutil, "rmtree", 1),
+    (checkpoint, "_sync", 3), (checkpoint, "_sync", 4), (Path, "write_text", 1), (Path, "rename", 1), (Path, "rename", 2), (checkpoint.shutil, "rmtree", 1),
     (checkpoint.shutil, "rmtree", 2), (Path, "mkdir", 1), (Path, "mkdir", 2),
 ]  # fmt: skip
 
@@ -127,6 +128,7 @@ def test_code_in_a_checkpoint_is_not_run(how: str, tmp_path: Path, monkeypatch: 
         torch.save(state, folder / "state.pt")
     else:
         (folder / "state.pt").write_bytes(pickle.dumps(state))
+    checkpoint.seal(folder)  # whoever writes a file can write its digest too
     with pytest.raises(WhetError, match="step-00000001' cannot be read"):
         checkpoint.load(folder)
     assert not (tmp_path / "evil-was-here").exists()
@@ -141,6 +143,53 @@ def test_a_damaged_checkpoint_says_what_to_do(file: str, tmp_path: Path) -> None
         checkpoint.load(folder)
 
 
+@pytest.mark.parametrize("file", ["weights.safetensors", "state.pt", checkpoint.MANIFEST])
+@pytest.mark.parametrize("how", ["a bit", "its end", "gone", "another"])
+def test_a_torn_checkpoint_is_left_out_and_said(
+    file: str, how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where a single bit of a tensor is wrong, which no reader would see."""
+    for step in (1, 2):
+        save(tmp_path, step)
+    data = (tmp_path / "step-00000002" / file).read_bytes()
+    if how == "gone":
+        (tmp_path / "step-00000002" / file).unlink()
+    else:
+        torn = {"a bit": data[:-9] + bytes([data[-9] ^ 1]) + data[-8:], "its end": data[:-1],
+                "another": (tmp_path / "step-00000001" / file).read_bytes()}[how]  # fmt: skip
+        (tmp_path / "step-00000002" / file).write_bytes(torn)
+    with pytest.raises(WhetError, match="step-00000002' cannot be read"):
+        checkpoint.load(tmp_path / "step-00000002")
+    with caplog.at_level("WARNING", "whet"):
+        assert checkpoint.newest(tmp_path) == tmp_path / "step-00000001"
+    (said,) = caplog.messages
+    assert "step-00000002' is torn" in said and "the one before is taken" in said
+    assert names(tmp_path) == [".torn-step-00000002", "step-00000001"]
+    save(tmp_path, 2)
+    assert names(tmp_path) == ["step-00000001", "step-00000002"] and value(tmp_path) == 2.0
+
+
+def test_where_all_are_torn_there_is_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert checkpoint.newest(tmp_path / "nowhere") is None and not caplog.messages
+    save(tmp_path, 1)
+    (tmp_path / "step-00000001" / "more").write_bytes(b"")  # a file that was not saved
+    assert checkpoint.newest(tmp_path) is None
+    assert "step-00000001' is torn (more is not what was saved)" in caplog.messages[0]
+    assert "the run begins anew" in caplog.messages[1]
+
+
+def test_what_could_not_be_written_is_not_left_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, 1)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.torch, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        save(tmp_path, 2)
+    assert names(tmp_path) == ["step-00000001"]
+
+
 def test_a_text_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "summary.json"
     checkpoint.write_atomic(file, "one")
@@ -151,3 +200,7 @@ def test_a_text_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     assert file.read_text() == "one"
     checkpoint.write_atomic(file, "two")
     assert file.read_text() == "two" and names(tmp_path) == ["summary.json"]
+    (tmp_path / ".summary.json.4000000000").write_text("of a process that was killed")
+    (tmp_path / f".summary.json.{os.getppid()}").write_text("of one that lives")
+    checkpoint.write_atomic(file, "three")
+    assert names(tmp_path) == [f".summary.json.{os.getppid()}", "summary.json"]

@@ -240,25 +240,30 @@ def test_such_a_batch_can_be_left_out_a_few_times(kind: str) -> None:
     assert learner.taken == 1 and any(not torch.equal(before[n], p) for n, p in learner.parameters.items())
 
 
+GPU_FULL = torch.OutOfMemoryError("tried to allocate 2 GiB")
+CPU_FULL = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 2 GiB")
+
+
 class Large(Term):
     """Out of memory above so many rows at once."""
 
     name = "large"
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, most: int, full: Exception = GPU_FULL) -> None:
+        self.most, self.full = most, full
 
     def total(self, ctx: Context) -> Tensor:
         if len(ctx.rows) > self.most:
-            raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+            raise self.full
         return 0.0 * ctx.forward("response").logprobs.sum()
 
 
-def test_what_does_not_fit_is_run_in_halves_with_the_same_gradient() -> None:
+@pytest.mark.parametrize("full", [GPU_FULL, CPU_FULL], ids=["GPU", "CPU"])
+def test_what_does_not_fit_is_run_in_halves_with_the_same_gradient(full: Exception) -> None:
     learner, rows = setup("sft", torch.float64)
     learner.update = Update(nll())
     whole, _ = gradient(learner, rows)
-    learner.update = Update(as_objective(nll()) + Large(2))
+    learner.update = Update(as_objective(nll()) + Large(2, full))
     halves, _ = gradient(learner, rows)
     (told,) = learner.said()
     assert distance(whole, halves) < 1e-12
@@ -266,9 +271,12 @@ def test_what_does_not_fit_is_run_in_halves_with_the_same_gradient() -> None:
     assert learner.state_dict()["token_budget"] == learner.token_budget < 200
     learner.accumulate(rows, 0, "step 2")
     assert not learner.said(), "it stays with what fits"
-    learner.update = Update(as_objective(nll()) + Large(0))
+    learner.update = Update(as_objective(nll()) + Large(0, full))
     with pytest.raises(WhetError, match=r"out of memory with .* tokens at once.*smaller --token-budget.*2 GiB"):
         learner.accumulate(rows, 0, "step 3")
+    learner.update = Update(as_objective(nll()) + Large(0, RuntimeError("a bug")))
+    with pytest.raises(RuntimeError, match="a bug"):
+        learner.accumulate(rows, 0, "step 4")
 
 
 def test_the_gradient_is_clipped_to_its_norm() -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Iterable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -14,8 +15,10 @@ from safetensors import SafetensorError
 from torch import nn
 
 from whet.errors import WhetError, first_line
+from whet.models import trust
 from whet.models.bottleneck import KIND, Bottlenecks
 from whet.models.policy import Policy
+from whet.models.quantized import nf4
 from whet.models.virtual import install
 
 log = logging.getLogger("whet")
@@ -25,6 +28,17 @@ SHIPPED = {
     "micro": "0.5 M parameters, arithmetic, stories and lists: for studies that need many arms",
 }
 PROMPTS = ("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING")
+# what Transformers, PEFT and torch raise for a folder that is damaged or is none
+UNREADABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    SafetensorError,
+    UnpicklingError,
+)
 _FOLDER = Path(__file__).parent / "shipped"
 
 CONTROL = ["<pad>", "<bos>", "<eos>", "<mask>", "<user>", "<assistant>", "<system>"]
@@ -71,7 +85,9 @@ def load(
     device: str = "auto",
     dtype: str = "float32",
     style: Any = None,
+    allow_pickle: bool = False,
     trust_remote_code: bool = False,
+    quantize: str = "none",
 ) -> Policy:
     """Load a policy.
 
@@ -79,9 +95,12 @@ def load(
         model: a name in `SHIPPED` (None is "base"), a local folder (Hugging Face or PEFT), or a Hub name.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         dtype: `float32`, `float64`, `bfloat16`, or `mixed` (fp32 weights, bf16 autocast).
+        allow_pickle: take pickled weights where there are none in safetensors; they are read as tensors only.
+        trust_remote_code: let the model's own code run.
+        quantize: `nf4` holds its linear layers in 4 bits; see `whet.models.quantized`.
 
     Raises:
-        WhetError: the folder is not a model, or the device is not there.
+        WhetError: the folder is not a model, brings what it may not (`whet.models.trust`), or the device is not there.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as hf_logging
@@ -99,20 +118,30 @@ def load(
     kind = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "mixed": torch.float32}
     if dtype not in kind:
         raise WhetError(f"dtype '{dtype}': one of {', '.join(kind)}")
-    options = {"trust_remote_code": trust_remote_code}
+    try:
+        base = resolve(trust.adapter_base(adapter)) if adapter.exists() else source
+        for place in dict.fromkeys((source, base)):
+            trust.check(place, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+    except WhetError as problem:
+        raise WhetError(f"model '{source}' could not be loaded: {problem}") from None
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    held: dict[str, Any] = {}
+    if quantize != "none":
+        compute = torch.bfloat16 if dtype == "mixed" else kind[dtype]
+        held = {"quantization_config": nf4(compute), "device_map": {"": where}}
     adapted: Any = None
     try:
-        base = json.loads(adapter.read_text())["base_model_name_or_path"] if adapter.exists() else source
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            resolve(base), dtype=kind[dtype], use_safetensors=True, **options
+            base, dtype=kind[dtype], use_safetensors=None if allow_pickle else True, **options, **held
         )
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         if adapter.exists():
             adapted = _adapted(loaded, source, json.loads(adapter.read_text()).get("peft_type"))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as problem:
+    except UNREADABLE as problem:
         raise WhetError(f"model '{source}' could not be loaded: {first_line(problem)}") from problem
     _check_tokenizer(tokenizer, loaded, source)
-    loaded.to(where)
+    if not held:
+        loaded.to(where)
     no_dropout(loaded)
     kept = _note(folder / "whet.json")
     policy = Policy(loaded, tokenizer, name=source, style=style or kept.get("style"), fallback=kept.get("fallback"),

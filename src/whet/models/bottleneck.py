@@ -22,6 +22,7 @@ from transformers.utils import PushToHubMixin  # type: ignore[attr-defined]
 
 from whet.errors import WhetError
 from whet.models.hooks import blocks_of
+from whet.models.trust import read_json
 
 KIND = "BOTTLENECK"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -98,7 +99,7 @@ class Bottlenecks(PushToHubMixin):
         Raises:
             ValueError: they are those of another model.
         """
-        made = cls(model, int(json.loads((Path(folder) / CONFIG).read_text())["size"]))
+        made = cls(model, int(read_json(Path(folder) / CONFIG)["size"]))
         own = {f"{i}.{name}": p for i, a in enumerate(made.adapters) for name, p in a.named_parameters()}
         stored = load_file(Path(folder) / WEIGHTS)
         if {n: p.shape for n, p in own.items()} != {n: t.shape for n, t in stored.items()}:

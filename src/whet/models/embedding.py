@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from whet.errors import WhetError
+from whet.models import trust
 from whet.models.policy import Policy
 
 
@@ -73,9 +74,11 @@ class Sentences:
     def __init__(self, name: str, device: torch.device | str = "cpu") -> None:
         from transformers import AutoModel, AutoTokenizer
 
+        trust.check(name)
         try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(name)
-            self.model: Any = AutoModel.from_pretrained(name, use_safetensors=True).to(device).eval()
+            code = {"trust_remote_code": False}  # without the answer Transformers would ask the terminal
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(name, **code)
+            self.model: Any = AutoModel.from_pretrained(name, use_safetensors=True, **code).to(device).eval()
         except (OSError, ValueError) as problem:
             raise WhetError(f"encoder '{name}' could not be loaded ({str(problem).strip().splitlines()[0]}); give policy, ngrams, "
                             "or the name of a sentence model") from problem  # fmt: skip

@@ -15,6 +15,7 @@ unparseable) or "raw" (the whole text is the answer and the verifier looks in it
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ TAGS = {"think": "rationale", "plan": "plan", "execute": "execution", "answer": 
         "thought": "thought", "critique": "critique"}  # fmt: skip
 ANSWER_MARK = "Answer:"
 PLAN_END = "Execution:"
+CACHED = 1 << 18  # tokens of texts that are kept encoded: a few MiB, however long the texts and the run
 
 
 class Format:
@@ -68,7 +70,8 @@ class Format:
             self._open = {vocabulary[f"<{t}>"]: k for t, k in TAGS.items() if f"<{t}>" in vocabulary}
             self._close = {vocabulary[f"</{t}>"]: k for t, k in TAGS.items() if f"</{t}>" in vocabulary}
             self._tag = {kind: tag for tag, kind in TAGS.items()}
-        self._cache: dict[str, list[int]] = {}
+        self._cache: dict[str, array[int]] = {}
+        self._cached = 0  # tokens in it
 
     # -- text -> ids ------------------------------------------------------------------------------------------------
     def encode(self, text: str) -> list[int]:
@@ -76,8 +79,9 @@ class Format:
         found = self._cache.get(text)
         if found is None:
             found = self.tokenizer.encode(text, add_special_tokens=False)
-            if len(self._cache) < 100_000:
-                self._cache[text] = found
+            if self._cached + len(found) <= CACHED:
+                self._cache[text] = array("i", found)
+                self._cached += len(found)
         return list(found)
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -310,8 +310,8 @@ class _Writer:
                 for row, ((start, stop), _) in enumerate(part):
                     place[start:stop] = done + row * queries.shape[1] + np.arange(stop - start)
                 done += queries.size
-                tables = (torch.from_numpy(x) for x in (queries, real_queries, keys, real))
-                cut.append((*tables, causal))
+                q, real_q, k, real_k = (torch.from_numpy(x) for x in (queries, real_queries, keys, real))
+                cut.append((q, real_q, k, real_k, causal))
         sizes = [n for n, _ in self.segments]
         tables = [
             np.concatenate([np.zeros(0, np.int64), *self.ids]),
@@ -324,9 +324,8 @@ class _Writer:
         parts = [Part(q.to(device), k.to(device), real.to(device), causal) for q, _, k, real, causal in cut]
         queries = _index([(q, real) for q, real, _, _, _ in cut])
         keys = queries if all(causal for *_, causal in cut) else _index([(k, real) for _, _, k, real, _ in cut])
-        where = Index.of(torch.from_numpy(place))
-        by = (index.to(device) for index in (queries, keys, where))
-        return Layout(ids, positions, segments, parents, parts, *by, starts, offsets, lengths)
+        queries, keys, where = (x.to(device) for x in (queries, keys, Index.of(torch.from_numpy(place))))
+        return Layout(ids, positions, segments, parents, parts, queries, keys, where, starts, offsets, lengths)
 
 
 def _index(tables: list[tuple[Tensor, Tensor]]) -> Index:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -113,8 +114,8 @@ class Shapes:
             weight = module._parameters.get("weight")  # not `.weight`: an adapter's layer shows its base layer's
             if module is head or isinstance(module, nn.Embedding) or weight is None or weight.dim() != 2:
                 continue
-            total += weight.numel()
-            trainable += weight.numel() if weight.requires_grad else 0
+            total += entries(weight)
+            trainable += entries(weight) if weight.requires_grad else 0
         config = getattr(model, "config", None)
         layers = getattr(config, "num_hidden_layers", 0) or 0
         heads = getattr(config, "num_attention_heads", 0) or 0
@@ -136,6 +137,12 @@ class Shapes:
         sides of a score product are activations."""
         weights = 2.0 * self.trainable * tokens + 2.0 * self.head_trainable * head_tokens
         return self.forward(tokens, 2.0 * keys, head_tokens) + weights
+
+
+def entries(parameter: Any) -> int:
+    """How many numbers a parameter stands for; bitsandbytes packs two of 4 bits into a byte, and keeps their shape."""
+    packed = getattr(parameter, "quant_state", None)
+    return parameter.numel() if packed is None else math.prod(packed.shape)
 
 
 def autocast(device: torch.device, mixed: bool) -> torch.autocast:

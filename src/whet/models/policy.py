@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from whet.models import attention, norms
 from whet.models.format import Format
 from whet.models.layout import Layout
-from whet.models.meter import Meter, Shapes, autocast
+from whet.models.meter import Meter, Shapes, autocast, entries
 from whet.models.packing import OVERHEAD, micro_batches
 from whet.models.virtual import Virtual
 from whet.ranks import Ranks
@@ -46,7 +46,9 @@ class Policy:
         peft: the PEFT wrapper around `model`, where adapters were injected.
         fresh_adapters: whether they were made by this run, so that the policy without them is its first one.
         virtual: the virtual tokens before each sequence, where PEFT's prompts or prefixes came in.
+        asked_sampler: which sampler it is to have, as `whet.sampling.check_sampler` reads it.
         resting: names of trainable parameters that do not move for the time being; see `rest`.
+        always_packs: run as a `Layout` whatever that costs, where it can be: ranks that cut the model run as many forwards each.
         ranks: the processes that share its work.
     """
 
@@ -70,7 +72,8 @@ class Policy:
         self.meter = Meter()
         self.ranks = Ranks()
         self.sampler: Sampler | None = None
-        self.checkpointing = False
+        self.asked_sampler = "auto"
+        self.checkpointing = self.always_packs = False
         self.shapes = Shapes.of(model)
         self._softcap = getattr(model.config, "final_logit_softcapping", None)
         if mixed:
@@ -94,7 +97,7 @@ class Policy:
 
     def size(self) -> int:
         """Number of parameters."""
-        return sum(p.numel() for p in self.model.parameters())
+        return sum(map(entries, self.model.parameters()))
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Parameters of the model, then of the added modules (`modules.value.weight`)."""
@@ -132,6 +135,7 @@ class Policy:
         """A copy that is not trained: with the weights and adapters of now, whatever becomes of this one."""
         copied = copy.copy(self)
         copied.model, copied.peft, copied.sampler = copy.deepcopy(self.model), None, None
+        copied.asked_sampler = "auto"  # a server holds the weights of one policy
         copied.resting = frozenset()
         copied.model.requires_grad_(False).eval()
         return copied
@@ -194,7 +198,7 @@ class Policy:
         layout = Layout.of(sequences, self.device)
         cost = self.shapes.forward(len(layout), layout.pairs / len(layout))
         padded = self.shapes.forward(len(sequences) * width, width)
-        return layout if REARRANGED * cost < padded else None
+        return layout if self.always_packs or REARRANGED * cost < padded else None
 
     def laid_out(self, layout: Layout) -> Tensor:
         """(N, H) last hidden states of a layout's tokens, the final norm applied."""
@@ -259,6 +263,8 @@ class Policy:
         self.model.eval()
         try:
             with torch.no_grad():
+                if prepare := getattr(sampler, "prepare", None):
+                    prepare(self)
                 return self.ranks.map(
                     lambda own: sampler.sample(self, own, on_token), requests, cost=lambda request: len(request.seeds)
                 )

@@ -19,6 +19,7 @@ from torch import Tensor
 from whet.errors import WhetError
 from whet.models.packing import token_budget
 from whet.models.policy import Policy
+from whet.models.sharded import Sharded
 from whet.ranks import together
 from whet.records import Row
 from whet.runs import RunFolder
@@ -29,6 +30,7 @@ from whet.training import checkpoint
 from whet.training.budget import Pace
 from whet.training.guards import Guards
 from whet.training.learner import Learner, minibatches
+from whet.training.memory import check_shards
 from whet.training.options import Evaluation, Measurement, Observer, Options, Progress
 from whet.training.snapshots import copy_weights, frozen_copy, write_weights
 from whet.training.stage import Stage
@@ -86,6 +88,10 @@ class Fit:
                 raise WhetError(f"stage '{stage.name}' carries on the optimizers of the stage before, which has none or others; "
                                 "begin fresh ones")  # fmt: skip
         self._check_base()
+        self.shards: Sharded | None = None
+        self.cuts = self.options.shard and self.ranks.size > 1
+        if self.cuts:
+            check_shards(self.stages, self.weights)
         self.pace = Pace([s.steps for s in self.stages], self.options.budget)
 
     def _check_base(self) -> None:
@@ -241,11 +247,13 @@ class Fit:
             self.policy.meter.load(state["meter"])  # attaching weights may calibrate, which was counted the first time
         self.guards.enter(stage, self.policy)
         before = self.learners if stage.carry and state is None else []
+        self.learners, self.shards = [], None  # of the stage before, whose memory is needed
+        self.shards = Sharded(self.policy) if self.cuts else None
         self.learners = [
             Learner(
                 update, self.policies, weights, steps=stage.steps * update.steps, token_budget=self.token_budget,
                 temperature=update.temperature or stage.collect.temperature, budget=stage.collect.budget, share=self._within,
-                skip=options.on_nonfinite == "skip",
+                skip=options.on_nonfinite == "skip", shards=self.shards, eight_bit=options.eight_bit,
             )
             for update in stage.updates
         ]  # fmt: skip
@@ -355,7 +363,7 @@ class Fit:
         if self.ranks.size > 1:
             moved = self.policy.trainable_parameters().values()
             self.ranks.agree("their weights", [float(p.detach().double().sum()) for p in moved])
-        if not self.writer:
+        if self.folder is None or not (self.writer or self.shards):
             return
         stage = self.stages[self.progress.stage]
         parts = {
@@ -368,22 +376,22 @@ class Fit:
         state = {
             "progress": vars(self.progress).copy(),
             "meter": self.policy.meter.as_dict(),
-            "files": self.writer.position(),
+            "files": self.writer.position() if self.writer else {},
             "parts": parts,
             "best": self._best,
         }
-        checkpoint.save(self.writer.checkpoints, self.progress.total, self._copy_weights(), state)
+        checkpoint.save(self.folder.checkpoints, self.progress.total, self._copy_weights(), state, ranks=self.ranks)
 
     def _restore_point(self) -> dict[str, Any] | None:
         """The newest checkpoint's state; the growing files are cut back to it."""
         if self.folder is None:
             raise WhetError("a run without a folder cannot be resumed")
-        whole = self.ranks.broadcast(checkpoint.found(self.writer.checkpoints) if self.writer else [])
-        if not whole:
+        whole = self.ranks.broadcast(checkpoint.newest(self.writer.checkpoints) if self.writer else None)
+        if whole is None:
             if self.writer:
                 self.writer.rewind({"metrics.jsonl": 0})
             return None
-        weights, state = checkpoint.load(whole[-1])
+        weights, state = checkpoint.load(whole)
         self.progress = Progress(**state["progress"])
         self.policy.meter.load(state["meter"])
         if self.writer:

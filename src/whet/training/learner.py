@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from whet.errors import WhetError
+from whet.errors import WhetError, first_line, out_of_memory
 from whet.models.policy import Policy
+from whet.models.sharded import DTensor, LocalOptimizer, Sharded, clip_, local
 from whet.objectives.forward import Context, Whole
 from whet.records import Row
 from whet.seeds import rng_for
@@ -37,6 +40,8 @@ class Learner:
         temperature, budget: passed on to the objective's context.
         share: the share of the stage that is done, where a budget ends it and not a number of steps.
         skip: leave out a batch whose loss or gradient is not finite, up to `MOST_NONFINITE` of them, where it else ends the run.
+        shards: the policy's twin that is cut among the ranks, where there is one; it learns, and the policy follows after each step.
+        eight_bit: moments of 8 bits, by bitsandbytes.
 
     Attributes:
         told: what is to be said of the last step, a line each.
@@ -45,11 +50,12 @@ class Learner:
     def __init__(
         self, update: Update, policies: Mapping[str, Policy], weights: Weights, *, steps: int, token_budget: int,
         temperature: float = 1.0, budget: int = 0, share: Callable[[], float | None] = lambda: None,
-        skip: bool = False,
+        skip: bool = False, shards: Sharded | None = None, eight_bit: bool = False,
     ) -> None:  # fmt: skip
         self.update = update
-        self.policies = policies
         self.policy = policies["policy"]
+        self.shards = shards
+        self.policies = {n: shards.twin if shards and p is self.policy else p for n, p in policies.items()}
         self.ranks = self.policy.ranks
         self.weights = weights
         self.steps = max(1, steps)
@@ -60,11 +66,16 @@ class Learner:
         self.skip = skip
         self.taken = self.skipped = self.nonfinite = 0
         self.told: list[str] = []
-        self.parameters = self.policy.trainable_parameters()
+        self.parameters = self.policies["policy"].trainable_parameters()
         size = self.policy.size()
-        self.optimizer = weights.optimizer(
-            lambda chosen: update.optimizer.build(chosen, size, self.parameters), self.parameters
-        )
+
+        def plain(chosen: Mapping[str, Any]) -> torch.optim.Optimizer:
+            return update.optimizer.build(chosen, size, self.parameters, eight_bit=eight_bit)
+
+        def build(chosen: Mapping[str, Any]) -> torch.optim.Optimizer:
+            return LocalOptimizer(plain, chosen) if shards else plain(chosen)  # type: ignore[return-value]
+
+        self.optimizer = weights.optimizer(build, self.parameters)
         self.peak = update.optimizer.rate(self.policy.size())
 
     def step(self, rows: Sequence[Row], seed: int, where: str) -> dict[str, float]:
@@ -78,7 +89,21 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         for name in self.policy.resting:  # its moments begin anew when it moves again
-            self.optimizer.state.pop(self.parameters[name], None)
+            held = self.optimizer.held(name) if isinstance(self.optimizer, LocalOptimizer) else self.parameters[name]
+            self.optimizer.state.pop(held, None)
+        with self.shards.learning() if self.shards else nullcontext():
+            found = self._learn(rows, seed, where)
+        if "skipped" in found:
+            return found
+        found["lr"] = rate
+        self.taken += 1
+        self.policy.meter.optimizer_steps += 1
+        if self.weights.every and self.taken % self.weights.every == 0:
+            self.weights.every_n_steps(self.policy, self.taken)
+        return found
+
+    def _learn(self, rows: Sequence[Row], seed: int, where: str) -> dict[str, float]:
+        """Gradient and optimizer step."""
         try:
             found = self.accumulate(rows, seed, where)
             if self.update.least and _loss(found) < self.update.least:
@@ -90,14 +115,9 @@ class Learner:
             found["grad_norm"] = self._clip(where)
         except NotFinite as problem:
             return self._leave_out(problem)
-        found["lr"] = rate
         self.optimizer.step()
         self._measure()
         self.weights.after_step(self.parameters)
-        self.taken += 1
-        self.policy.meter.optimizer_steps += 1
-        if self.weights.every and self.taken % self.weights.every == 0:
-            self.weights.every_n_steps(self.policy, self.taken)
         return found
 
     def said(self) -> list[str]:
@@ -153,8 +173,10 @@ class Learner:
             try:
                 found = self._accumulate(rows, seed, where)
                 break
-            except torch.OutOfMemoryError as full:
-                said = str(full)
+            except RuntimeError as full:
+                if not out_of_memory(full):
+                    raise
+                said = first_line(full)
             self._halve(rows, where, said)  # out of the handler, whose traceback holds what has been computed
         if self.token_budget < asked:
             self.told.append(
@@ -183,18 +205,26 @@ class Learner:
         how = (self.temperature, self.budget, position, self.steps, objective.together)
         key = _coupling("batch" if objective.meetings and self._fits(rows) else objective.couples)
         micros = self.policy.micro_batches(self._share(rows), self.token_budget, key, padded=objective.padded)
-        for micro, whole in zip(micros, self._meet(rows, micros, counts, seed, how), strict=True):
+        live = [True] * len(micros)
+        if self.shards:
+            micros, live = self.shards.rounds(micros, rows)
+        for micro, counted, whole in zip(micros, live, self._meet(rows, micros, counts, seed, how), strict=True):
             ctx = Context(micro, self.policies, counts, seed, *how, whole=whole)
-            self._backward(objective.total(ctx), losses, wrong, micro)
-            for name, values in ctx.logs.items():
+            if self.shards:
+                self._backward(self.shards.compute(partial(objective.total, ctx)), losses, wrong, micro, counted)
+            else:
+                self._backward(objective.total(ctx), losses, wrong, micro)
+            for name, values in ctx.logs.items() if counted else ():
                 logs[name] += values
-        if self.ranks.first:
+        if self.shards:
+            self.shards.reshard()
+        if self.ranks.first and not self.shards:  # with shards no term is of parameters: `check_shards`
             ctx = Context([], self.policies, counts, seed, step=position, steps=self.steps)
             self._backward(objective.total(ctx, scope="parameters"), losses, wrong, [])
         learnt = sum(s.count_learnt() for row in rows for role in objective.roles for s in row.get(role))
         self.policy.meter.learnt_tokens += learnt
         self.ranks.agree("the rows that they learn from", (counts, learnt))
-        self.ranks.sum_gradients(self.parameters.values())
+        self.ranks.sum_gradients(p for p in self.parameters.values() if not isinstance(p, DTensor))
         own = {name: (_reduce(name, torch.cat(values)), sum(map(len, values))) for name, values in logs.items()}
         everyone = self.ranks.gather((losses, own, wrong))
         for *_, said in everyone:
@@ -220,16 +250,18 @@ class Learner:
         free: dict[int, list[int]] = defaultdict(list)  # a row that comes twice has two places
         for place, row in enumerate(rows):
             free[id(row)].append(place)
-        places = [[free[id(row)].pop() for row in micro] for micro in micros]
+        # the last place stays: with shards a rank may run rows of another for nothing, more than once
+        places = [[held.pop() if len(held := free[id(row)]) > 1 else held[0] for row in micro] for micro in micros]
         own: dict[str, dict[int, Tensor]] = {term.name: {} for term in meetings}
         for micro, at in zip(micros, places, strict=True):
             ctx = Context(micro, self.policies, counts, seed, *how)
             for term in meetings:
-                own[term.name].update(zip(at, term.represent(ctx).cpu(), strict=True))
+                states = self.shards.compute(partial(term.represent, ctx)) if self.shards else term.represent(ctx)
+                own[term.name].update(zip(at, states.cpu(), strict=True))
         everyone = self.ranks.gather(own)
         known = {name: {p: z for part in everyone for p, z in part[name].items()} for name in own}
-        states = {name: torch.stack([found[p] for p in range(len(rows))]) for name, found in known.items()}
-        return [Whole(rows, at, states) for at in places]
+        everything = {name: torch.stack([found[p] for p in range(len(rows))]) for name, found in known.items()}
+        return [Whole(rows, at, everything) for at in places]
 
     def _share(self, rows: Sequence[Row]) -> list[Row]:
         """The rows that this rank runs. Groups stay whole: their prompt is run once, and terms may couple them."""
@@ -243,25 +275,29 @@ class Learner:
         return [row for unit in share for row in unit]
 
     def _backward(
-        self, parts: Mapping[str, tuple[Tensor, float]], losses: dict[str, float], wrong: list[str], rows: Sequence[Row]
-    ) -> None:
+        self, parts: Mapping[str, tuple[Tensor, float]], losses: dict[str, float], wrong: list[str], rows: Sequence[Row],
+        counted: bool = True,
+    ) -> None:  # fmt: skip
         # a term that counts nothing has nothing to learn here, beside another one that has
         scaled = {name: total / number for name, (total, number) in parts.items() if number}
         if not scaled:
             return
-        for name, value in scaled.items():
+        for name, value in scaled.items() if counted else ():
             if not torch.isfinite(value):
                 ids = ", ".join(dict.fromkeys(row.problem_id for row in rows)) or "parameters"
                 wrong.append(f"term '{name}' is {float(value.detach())} on {ids}")
             losses[name] += float(value.detach())
         loss = torch.stack([v.reshape(()) for v in scaled.values()]).sum()
-        if loss.requires_grad and not wrong:
-            loss.backward()
+        if loss.requires_grad and (self.shards or not wrong):  # a backward of shards is all ranks' or nobody's
+            (loss if counted else 0.0 * loss).backward()
 
     def _clip(self, where: str) -> float:
         gradients = [p for p in self.parameters.values() if p.grad is not None]
         limit = self.update.clip or float("inf")
-        norm = float(torch.nn.utils.clip_grad_norm_(gradients, limit))
+        if self.shards:
+            norm = clip_([p.grad for p in gradients if p.grad is not None], limit)
+        else:
+            norm = float(torch.nn.utils.clip_grad_norm_(gradients, limit))
         if norm != norm or norm == float("inf"):
             raise NotFinite(f"{where}: the gradient norm is {norm}; lower the learning rate")
         return norm
@@ -273,9 +309,9 @@ class Learner:
         states = getattr(self.optimizer, "inside", self.optimizer).state.values()
         held = [value for state in states for value in state.values() if isinstance(value, Tensor)]
         self.policy.meter.saw(
-            sum(len(places[n]) if n in places else p.numel() for n, p in moved.items()),
+            sum(len(places[n]) if n in places else local(p).numel() for n, p in moved.items()),
             sum(t.nbytes for t in (*held, *places.values())),
-            sum(p.grad.nbytes for p in moved.values() if p.grad is not None),
+            sum(local(p.grad).nbytes for p in moved.values() if p.grad is not None),
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from whet.errors import WhetError
+from whet.models.quantized import bitsandbytes
 
 SMALL_MODEL = 50_000_000  # parameters; below it the `small` rate is used
 
@@ -63,20 +65,24 @@ class AdamW:
         return self.lr.of(parameters) if isinstance(self.lr, Rate) else self.lr
 
     def build(
-        self, parameters: Mapping[str, nn.Parameter], size: int, like: Mapping[str, nn.Parameter] | None = None
+        self, parameters: Mapping[str, nn.Parameter], size: int, like: Mapping[str, nn.Parameter] | None = None, *,
+        eight_bit: bool = False,
     ) -> torch.optim.Optimizer:  # fmt: skip
         """The torch optimizer over named parameters; matrices decay, vectors (norms, biases) do not.
 
         Args:
             like: the parameters that these are entries of, where chosen entries were gathered into vectors.
+            eight_bit: bitsandbytes' moments of 8 bits (2110.02861); see `whet.models.quantized`.
         """
         like = like or parameters
         matrices = [p for n, p in parameters.items() if like[n].dim() >= 2]
         vectors = [p for n, p in parameters.items() if like[n].dim() < 2]
         groups = [{"params": matrices, "weight_decay": self.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        return torch.optim.AdamW(
-            [g for g in groups if g["params"]], lr=self.rate(size), betas=self.betas, eps=self.eps, fused=True
-        )
+        chosen = [g for g in groups if g["params"]]
+        how: dict[str, Any] = {"lr": self.rate(size), "betas": self.betas, "eps": self.eps}
+        if eight_bit:
+            return bitsandbytes().optim.AdamW8bit(chosen, **how)
+        return torch.optim.AdamW(chosen, **how, fused=True)
 
     def scale(self, step: float, steps: int) -> float:
         """What the rate is multiplied by at optimizer step `step` (from 0; between two where a budget is spent) of `steps`."""

@@ -37,6 +37,8 @@ class Options:
         keep: which weights the run ends with: the `best` on validation or the `last`.
         milestones: keep the weights at steps 1, 2, 4, 8 ... in `milestones/`, for studies of what is learnt when.
         on_nonfinite: `stop`, or `skip` a batch whose loss or gradient is nan or infinite, a few times at most.
+        shard: cut parameters, gradients and moments among the ranks, where there are several.
+        eight_bit: moments of 8 bits, by bitsandbytes.
         budget: ends the run instead of its stages' steps, which are then proportions.
         stop: asked after each step; True saves and ends the run early (a signal).
     """
@@ -50,6 +52,8 @@ class Options:
     keep: str = "best"
     milestones: bool = False
     on_nonfinite: str = "stop"
+    shard: bool = False
+    eight_bit: bool = False
     budget: Budget | None = None
     stop: Callable[[], bool] | None = None
 

@@ -8,7 +8,6 @@ OLoRA) belong to a base that was changed: they are refused.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from whet.errors import WhetError
+from whet.models import trust
 from whet.weights.delta import Absolute, LowRank, Part, WeightDelta
 from whet.weights.files import Stored, canonical
 
@@ -30,7 +30,8 @@ def read_adapter(folder: str | Path) -> WeightDelta:
     Raises:
         WhetError: the adapters are not additive, or of another kind.
     """
-    config = json.loads((Path(folder) / "adapter_config.json").read_text())
+    config = trust.read_json(Path(folder) / "adapter_config.json")
+    trust.check(folder)
     _check(config, folder)
     stored = Stored(Path(folder) / FILE)
     flipped = bool(config.get("fan_in_fan_out"))

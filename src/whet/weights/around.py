@@ -19,6 +19,8 @@ class Around(Weights):
         inside: what moves; by default everything.
     """
 
+    shards = True  # if those inside do
+
     def __init__(self, inside: Weights | None = None) -> None:
         self.inside = Weights() if inside is None else inside
         self.name, self.injects, self.every = self.inside.name, self.inside.injects, self.inside.every

@@ -49,7 +49,7 @@ class Corda(Weights):
         peak: sequences are divided by |max x| (`signed`, as released) or by max |x| (`absolute`).
     """
 
-    injects = True
+    injects = shards = True
 
     def __init__(
         self, mode: str = "ipm", rank: int = 16, alpha: float = 0.0, count: int = 256, calibrate: str = "",

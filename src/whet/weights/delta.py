@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from whet.errors import WhetError
+from whet.models import trust
 from whet.models.base import resolve
 from whet.models.policy import Policy
 from whet.weights.files import Match, Shapes, Shards, Stored, canonical, match
@@ -133,7 +134,12 @@ class WeightDelta:
             return cls.load(stored.folder)
         if NOTE not in stored.metadata:
             raise WhetError(f"'{folder}' is a model and no delta; `whet merge subtract AFTER BEFORE` makes one")
-        shapes = {n: tuple(s) for n, s in json.loads(stored.metadata[NOTE]).items()}
+        try:
+            shapes = {n: tuple(map(int, s)) for n, s in json.loads(stored.metadata[NOTE]).items()}
+        except (ValueError, TypeError, AttributeError, RecursionError) as problem:
+            raise WhetError(
+                f"'{folder}' is no difference of weights: its note cannot be read ({problem}); make it again"
+            ) from None
 
         def read(name: str) -> Part:
             have = {kind: f"{name}/{kind}" for kind in ("values", "places", "up", "down", "absolute")}
@@ -320,7 +326,7 @@ def open_model(source: str | Path) -> Stored | Applied:
     """The weights of a model, of a run, or of a base under an adapter folder."""
     place = Path(resolve(source))
     if (place / "adapter_config.json").exists():
-        held = json.loads((place / "adapter_config.json").read_text())["base_model_name_or_path"]
+        held = trust.adapter_base(place / "adapter_config.json")
         return Applied(Stored(held), WeightDelta.load(place))
     if is_delta(place):
         raise WhetError(f"'{source}' is a difference of weights and no model")

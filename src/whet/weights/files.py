@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from whet.errors import WhetError
+from whet.models import trust
 from whet.models.base import resolve
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -44,9 +45,10 @@ class Stored(Mapping[str, Tensor]):
         for index in (
             [] if file else self.folder.glob("*.safetensors.index.json")
         ):  # beside shards there may lie older files
-            found = [self.folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+            found = trust.shards(index)
         if not found:
-            raise WhetError(f"'{source}' holds no weights in safetensors")
+            bad = trust.pickled(self.folder)
+            raise WhetError(trust.refusal(source, bad) if bad else f"'{source}' holds no weights in safetensors")
         self.files: dict[str, Path] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.metadata: dict[str, str] = {}
@@ -57,7 +59,7 @@ class Stored(Mapping[str, Tensor]):
                     self.files[name] = path
                     self.shapes[name] = tuple(file_.get_slice(name).get_shape())
         config = self.folder / "config.json"
-        self.config: dict[str, Any] = json.loads(config.read_text()) if not file and config.exists() else {}
+        self.config: dict[str, Any] = trust.read_json(config) if not file and config.exists() else {}
 
     def __getitem__(self, name: str) -> Tensor:
         with _opened(self.files[name]) as file:
@@ -212,7 +214,7 @@ def same_tokens(first: Path, second: Path) -> bool | None:
         file = folder / "tokenizer.json"
         if not file.is_file():
             return None
-        read = json.loads(file.read_text())
+        read = trust.read_json(file)
         vocabulary = read["model"].get("vocab", {})
         added: Sequence[Any] = [(t["id"], t["content"]) for t in read.get("added_tokens", [])]
         known.append((vocabulary, added))

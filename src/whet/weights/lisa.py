@@ -38,6 +38,7 @@ class Lisa(Weights):
 
     name = "lisa"
     every = 1
+    shards = True
 
     def __init__(self, blocks: int = 2, period: int = 20) -> None:
         if min(blocks, period) < 1:

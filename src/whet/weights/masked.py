@@ -8,7 +8,7 @@ entry outside the mask is never read or written by the optimizer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from whet.errors import WhetError
 from whet.models.policy import Policy
+from whet.models.sharded import joined, local, place, span
 from whet.seeds import seed_for
 from whet.weights.selectors import Facts, Selection, Selector
 from whet.weights.weights import Build, Cost, Parameters, Weights
@@ -38,7 +39,7 @@ class Masked(Weights):
         name: as the logs call it.
     """
 
-    redraws = True
+    redraws = shards = True
 
     def __init__(
         self, select: Selector, *, refresh: int = 0, seed: int | None = None, once: bool = False, name: str = "masked"
@@ -136,17 +137,21 @@ class Masked(Weights):
 class Packed:
     """An optimizer of the chosen entries of some parameters: vectors of as many entries as were chosen, and its moments too.
 
-    Entries and gradients are gathered for a step and written back after it; in between only the moments are held.
+    Entries and gradients are gathered for a step and written back after it; in between only the moments are held. Of a parameter that is
+    cut among ranks each has the chosen entries of its rows, and what is saved are the vectors of the whole.
 
     Args:
         build: makes the optimizer inside.
         parameters: those not in `places` are handed on as they are.
-        places: name -> flat places (k,) of chosen entries.
+        places: name -> flat places (k,) of chosen entries, ascending.
+
+    Attributes:
+        places: those of them that this rank holds, within its part of the tensor.
     """
 
     def __init__(self, build: Build, parameters: Parameters, places: Mapping[str, Tensor]) -> None:
-        self.places = {n: p for n, p in places.items() if n in parameters}
-        self.parameters = {n: parameters[n] for n in self.places}
+        self.parameters = {n: parameters[n] for n in places if n in parameters}
+        self.places = {n: _here(places[n], p) for n, p in self.parameters.items()}
         self.everything = dict(parameters)
         self.packed = {n: nn.Parameter(_empty(p)) for n, p in self.parameters.items()}
         self.inside = build({n: self.packed.get(n, p) for n, p in parameters.items()})
@@ -166,35 +171,55 @@ class Packed:
     def step(self) -> None:
         for name, packed in self.packed.items():
             parameter, at = self.parameters[name], self.places[name].long()
-            packed.data = parameter.detach().view(-1)[at]
-            packed.grad = None if parameter.grad is None else parameter.grad.view(-1)[at]
+            packed.data = _flat(parameter)[at]
+            packed.grad = None if parameter.grad is None else _flat(parameter.grad)[at]
         self.inside.step()
         for name, packed in self.packed.items():
             if packed.grad is not None:
-                self.parameters[name].detach().view(-1)[self.places[name].long()] = packed.data
+                _flat(self.parameters[name])[self.places[name].long()] = packed.data
             packed.data, packed.grad = _empty(packed), None
 
     def move(self, places: Mapping[str, Tensor]) -> None:
         """Other entries of the same tensors: the moments of those that stay go along."""
         for name, packed in self.packed.items():
             state = self.inside.state.get(packed, {})
+            parameter = self.parameters[name]
+            now = _here(places[name], parameter)
             for key, value in state.items():
-                if isinstance(value, Tensor) and value.shape == self.places[name].shape:
-                    state[key] = _remapped(value, self.places[name], places[name], self.parameters[name].numel())
-            self.places[name] = places[name]
+                if isinstance(value, Tensor) and value.dim():
+                    state[key] = _remapped(value, self.places[name], now, local(parameter).numel())
+            self.places[name] = now
 
     def carry(self, before: Packed) -> None:
         """Go on with the moments of an earlier optimizer of the same tensors, where its entries are these too."""
         held, own = before.inside.state_dict(), self.inside.state_dict()
         self.inside.load_state_dict({"state": held["state"], "param_groups": own["param_groups"]})
         now, self.places = self.places, dict(before.places)
+        for name, parameter in self.parameters.items():
+            now[name] = now[name] + span(parameter)[0]
         self.move(now)
 
     def state_dict(self) -> dict[str, Any]:
-        return self.inside.state_dict()
+        return self._each(self.inside.state_dict(), lambda value, name: joined(value, self.parameters[name]))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.inside.load_state_dict(dict(state))
+        self.inside.load_state_dict(self._each(state, self._own))
+
+    def _own(self, value: Tensor, name: str) -> Tensor:
+        """This rank's entries of a vector of the whole: those after the entries that the ranks before it hold."""
+        held = joined(torch.tensor([len(self.places[name])]), self.parameters[name]).tolist()
+        first = sum(held[: place(self.parameters[name])])
+        return value[first : first + len(self.places[name])]
+
+    def _each(self, saved: Mapping[str, Any], do: Callable[[Tensor, str], Tensor]) -> dict[str, Any]:
+        """A saved state with the vectors of chosen entries changed."""
+        names = {id(p): name for name, p in self.packed.items()}
+        order = [names.get(id(p)) for group in self.inside.param_groups for p in group["params"]]
+        states = {
+            i: {k: do(v, order[i]) if order[i] and isinstance(v, Tensor) and v.dim() else v for k, v in state.items()}
+            for i, state in saved["state"].items()
+        }
+        return {**saved, "state": states}
 
 
 @torch.no_grad()
@@ -203,9 +228,22 @@ def zero_outside(parameters: Parameters, places: Mapping[str, Tensor]) -> None:
     for name, at in places.items():
         gradient = parameters[name].grad
         if gradient is not None:
-            flat = gradient.view(-1)
-            kept = flat[at.long()]
-            flat.zero_()[at.long()] = kept
+            flat, here = _flat(gradient), _here(at, parameters[name]).long()
+            kept = flat[here]
+            flat.zero_()[here] = kept
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """The entries of a tensor that this rank holds, sharing its memory."""
+    return local(tensor.detach()).view(-1)
+
+
+def _here(places: Tensor, parameter: Tensor) -> Tensor:
+    """Those flat places that this rank holds, within its part."""
+    start, stop = span(parameter)
+    if (start, stop) == (0, parameter.numel()):
+        return places
+    return places[(places >= start) & (places < stop)] - start
 
 
 def _remapped(value: Tensor, before: Tensor, after: Tensor, size: int) -> Tensor:

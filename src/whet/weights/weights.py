@@ -48,6 +48,9 @@ class Weights:
 
     name = "full"
     injects: bool = False  # whether it puts parameters of its own beside the model's (adapters)
+    shards: bool = (
+        True  # whether the step's hooks know parameters that are cut among ranks; each class that has one says it
+    )
     every: int = 0  # call `every_n_steps` after each so many optimizer steps; 0 never
     redraws: bool = False  # whether each stage moves others: checkpoints of several stages then hold all parameters
     rows: Rows | None = None
