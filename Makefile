@@ -12,7 +12,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test slow check format style types imports clean
+.PHONY: help install dev demo test slow faults check format style types imports clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ test: $(VENV)/.installed-dev ## the unit suite; JOBS=4 for more processes, ARGS=
 
 slow: $(VENV)/.installed-dev ## the tests that take minutes
 	$(PYTEST) -m slow $(ARGS)
+
+faults: $(VENV)/.installed-dev ## kill, starve and mislead runs, and write docs/reliability.md; ARGS=--fresh anew
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults $(ARGS)
 
 check: style types imports test ## format, lint, types, import layers, unit suite
 

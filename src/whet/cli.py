@@ -64,6 +64,12 @@ SETTINGS: dict[str, Setting] = {
     "probes": (list[str], EVALUATION, "numbers besides accuracy, at each look and at the end: drift, confident-wrong, sampled-drift, geometry, spliced", None),
     "device": (str, MACHINE, "auto, cpu, cuda, cuda:1, mps", "auto"),
     "dtype": (str, MACHINE, "float32, bfloat16, float64, or mixed (fp32 weights, bf16 forwards)", "float32"),
+    "sampler": (str, MACHINE, "who samples: auto, native, huggingface, or a vLLM server, vllm:http://HOST:PORT/v1", "auto"),
+    "allow_pickle": (bool, METHOD, "take pickled weights where a model has no safetensors; as tensors only", False),
+    "trust_remote_code": (bool, METHOD, "let code that comes with the model run", False),
+    "shard": (bool, MACHINE, "cut parameters, gradients and moments among the ranks (FSDP2)", False),
+    "optimizer": (str, MACHINE, "adamw, or adamw8bit: moments of 8 bits (bitsandbytes)", "adamw"),
+    "quantize": (str, MACHINE, "nf4 holds the model in 4 bits under adapters: QLoRA (bitsandbytes)", "none"),
     "activation_checkpointing": (bool, MACHINE, "recompute activations in the backward to save memory", False),
     "threads": (int, MACHINE, "CPU threads; 0 takes the cores there are, at most 8", 0),
     "token_budget": (int, MACHINE, "tokens run at once in a micro-batch; 0: by device; changes memory, not the gradient", 0),
@@ -93,10 +99,14 @@ TaskOfRecipe = Annotated[
 ]
 Verifier = Annotated[
     str | None,
-    typer.Option(help="of a file task: exact, normalized, number, math, choice, regex:..., FILE.py:FUNCTION"),
+    typer.Option(help="of files: exact, normalized, number, math, choice, python, sql, regex:..., FILE.py:FUNCTION"),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float64, or mixed")]
+AllowPickle = Annotated[
+    bool, typer.Option("--allow-pickle", help="take pickled weights where a model has no safetensors; as tensors only")
+]
+RemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="let code that comes with the model run")]
 Recipe = Annotated[str, typer.Argument(help="a recipe; see `whet recipes`", show_default=False)]
 Pairs = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="the recipe's own arguments; see `whet show RECIPE`")
@@ -155,13 +165,15 @@ def evaluate(
     device: Device = "auto",
     dtype: Dtype = "float32",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes the cores there are, at most 8")] = 0,
+    allow_pickle: AllowPickle = False,
+    trust_remote_code: RemoteCode = False,
     json: Annotated[bool, typer.Option("--json", help="print JSON and nothing else")] = False,
 ) -> None:
     """Measure a model on a task's test split."""
     from whet.terminal.ask import evaluate
 
     evaluate(model, task, n=n, k=k, verifier=verifier, validation=validation, test=test, device=device, dtype=dtype,
-             threads=threads, as_json=json)  # fmt: skip
+             threads=threads, as_json=json, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)  # fmt: skip
 
 
 @app.command(rich_help_panel=TRAIN)
@@ -173,11 +185,14 @@ def ask(
     seed: Annotated[int, typer.Option(help="of the sampling")] = 0,
     device: Device = "auto",
     dtype: Dtype = "float32",
+    allow_pickle: AllowPickle = False,
+    trust_remote_code: RemoteCode = False,
 ) -> None:
     """Ask a model one question; the answer streams."""
     from whet.terminal.ask import ask
 
-    ask(model, question, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed, device=device, dtype=dtype)
+    ask(model, question, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed, device=device, dtype=dtype,
+        allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)  # fmt: skip
 
 
 @app.command(name="show-batch", rich_help_panel=LOOK)
@@ -189,12 +204,15 @@ def show_batch(
     verifier: Verifier = None,
     seed: Annotated[int, typer.Option(help="root of all randomness")] = 0,
     n: Annotated[int, typer.Option("-n", min=1, help="rows to show")] = 3,
+    allow_pickle: AllowPickle = False,
+    trust_remote_code: RemoteCode = False,
 ) -> None:
     """Show what the first step would learn: learnt tokens, segments, weights."""
     from whet.terminal.batch import show_batch
     from whet.terminal.train import config_of
 
-    settings = {"task": task, "model": model, "verifier": verifier, "seed": seed}
+    settings = {"task": task, "model": model, "verifier": verifier, "seed": seed, "allow_pickle": allow_pickle,
+                "trust_remote_code": trust_remote_code}  # fmt: skip
     given = {k: v for k, v in settings.items() if v is not None}
     show_batch(config_of(recipe, arguments or [], given), n)
 
@@ -226,14 +244,21 @@ def doctor(
     activation_checkpointing: Annotated[
         bool, typer.Option("--activation-checkpointing", help="recompute activations in the backward")
     ] = False,
+    gpus: Annotated[int, typer.Option(min=1, help="ranks that share the run, a GPU each")] = 1,
+    shard: Annotated[bool, typer.Option("--shard", help="cut parameters, gradients and moments among them")] = False,
+    optimizer: Annotated[str, typer.Option(help="adamw, or adamw8bit")] = "adamw",
+    quantize: Annotated[str, typer.Option(help="nf4 holds the model in 4 bits under adapters")] = "none",
+    allow_pickle: AllowPickle = False,
+    trust_remote_code: RemoteCode = False,
 ) -> None:
     """Versions, devices, threads, and an estimate of the memory a run takes."""
     from whet.terminal.doctor import doctor
     from whet.terminal.train import config_of
 
     settings = {"model": model, "task": task, "weights": weights, "dtype": dtype, "token_budget": token_budget,
-                "activation_checkpointing": activation_checkpointing}  # fmt: skip
-    doctor(config_of(recipe, [], {k: v for k, v in settings.items() if v is not None}))
+                "activation_checkpointing": activation_checkpointing, "allow_pickle": allow_pickle,
+                "trust_remote_code": trust_remote_code, "shard": shard, "optimizer": optimizer, "quantize": quantize}  # fmt: skip
+    doctor(config_of(recipe, [], {k: v for k, v in settings.items() if v is not None}), gpus)
 
 
 @tasks_app.callback()

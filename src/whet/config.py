@@ -33,6 +33,20 @@ class RunConfig(BaseModel):
     seed: int = Field(0, description="root of all randomness")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     dtype: str = Field("float32", description="float32, bfloat16, float64, or mixed (fp32 weights, bf16 forwards)")
+    sampler: str = Field(
+        "auto", description="who samples: auto, native, huggingface, or a vLLM server, vllm:http://HOST:PORT/v1"
+    )
+    allow_pickle: bool = Field(
+        False, description="take pickled weights where a model has no safetensors; as tensors only"
+    )
+    trust_remote_code: bool = Field(False, description="let code that comes with the model run")
+    shard: bool = Field(False, description="cut parameters, gradients and moments among the ranks (FSDP2)")
+    optimizer: str = Field(
+        "adamw", pattern="^(adamw|adamw8bit)$", description="adamw, or adamw8bit: moments of 8 bits (bitsandbytes)"
+    )
+    quantize: str = Field(
+        "none", pattern="^(none|nf4)$", description="nf4 holds the model in 4 bits under adapters: QLoRA (bitsandbytes)"
+    )
     activation_checkpointing: bool = Field(False, description="recompute activations in the backward to save memory")
     threads: int = Field(0, ge=0, description="CPU threads; 0 takes the cores there are, at most 8")
     token_budget: int = Field(

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 
 from whet.config import RunConfig
-from whet.errors import WhetError, unknown
+from whet.errors import WhetError, mendable, unknown
 from whet.evaluation import continual, metrics
 from whet.evaluation.continual import Stream
 from whet.evaluation.evaluate import Evaluator, Plan, sample_rows
@@ -28,16 +28,20 @@ from whet.models.policy import Policy
 from whet.ranks import Ranks, together
 from whet.recipes.recipe import Entry, get_recipe
 from whet.runs import RunFolder, plain
+from whet.sampling import check_sampler
 from whet.sources import Collector, Scope
 from whet.tasks import Task, get_task
 from whet.track import tracked
 from whet.training.budget import Budget
 from whet.training.checkpoint import write_atomic
 from whet.training.fit import Fit, Observer, Options, Progress
+from whet.training.memory import check_bits, check_shards
 from whet.training.stage import Stage
 from whet.weights import get_weights
 
 log = logging.getLogger("whet")
+
+LOOKED = 64  # problems of which rows are looked at at once, before a run
 
 
 class Watcher(Observer, Protocol):
@@ -141,6 +145,7 @@ class Run:
             RunFolder.check_free(out)
         set_threads(config.threads or int(record.get("threads", 0)))
         self.budget = Budget.parse(config.budget) if config.budget else None
+        check_sampler(config.sampler)
         self.recipe = get_recipe(config.recipe)(**config.arguments)
         files = {"verifier": config.verifier, "validation": config.validation, "test": config.test}
         self.task = task or get_task(config.task, **files)
@@ -154,14 +159,24 @@ class Run:
         if own and config.weights != "full":
             raise WhetError(f"recipe '{config.recipe}' says itself which weights move ({', '.join(dict.fromkeys(own))}); leave "
                             f"--weights {config.weights} out")  # fmt: skip
+        check_bits(self.recipe.stages, self.weights, base=config.quantize != "none", moments=config.optimizer == "adamw8bit",
+                   shard=config.shard)  # fmt: skip
+        if config.shard:
+            check_shards(self.recipe.stages, self.weights)
+            if self.ranks.size == 1:
+                log.info("--shard: this is one process alone, and nothing is cut; start it by torchrun")
         self.plan = self._plan()
         probes = [*get_probes(config.probes or ()), *self.recipe.probes]
         self.evaluator = Evaluator(self.task, self.plan, self.recipe.answering, probes)
         if self.ranks.first:
             _made(config.model)
         self.ranks.broadcast(None)  # the others find it made
-        self.policy = base.load(_made(config.model), device=config.device, dtype=config.dtype)
+        self.policy = base.load(
+            _made(config.model), device=config.device, dtype=config.dtype, allow_pickle=config.allow_pickle,
+            trust_remote_code=config.trust_remote_code, quantize=config.quantize,
+        )  # fmt: skip
         self.policy.ranks = self.ranks
+        self.policy.asked_sampler = config.sampler
         self.hash = base.weights_hash(self.policy.model)
         self.evaluator.bind(self.policy)
         for what, name, now in (
@@ -179,7 +194,8 @@ class Run:
             self.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
         asked = config.dump(self.record()) if out is not None else ""
         if out is not None and not self.resumed and self.ranks.first:
-            write_atomic(RunFolder.create(out).config, asked)
+            with mendable(f"name another --out than '{out}'", self._memory):
+                write_atomic(RunFolder.create(out).config, asked)
         self.ranks.broadcast(None)
         self.folder = None if out is None else RunFolder.open(out)
         self.stop = stop
@@ -199,8 +215,15 @@ class Run:
     @together()
     def go(self) -> Result:
         """Evaluate, train, evaluate again, save."""
-        with self.tracked or nullcontext():
+        again = (
+            f"go on from the last checkpoint by  whet run --resume {self.folder.path}" if self.folder else "start again"
+        )
+        with self.tracked or nullcontext(), mendable(f"mend that, then {again}", self._memory):
             return self._go()
+
+    def _memory(self) -> str:
+        return (f"{self.ranks.at or 'the run'}: out of memory; make it smaller: batch, group, max_new_tokens, --token-budget, "
+                "--test-n, or --weights lora")  # fmt: skip
 
     def _go(self) -> Result:
         config, folder = self.config, self.folder
@@ -211,7 +234,8 @@ class Run:
         options = Options(
             seed=config.seed, token_budget=config.token_budget, eval_every=config.eval_every, patience=config.patience,
             save_every=config.save_every, keep=config.keep, stop=self.stop, evaluations=config.evaluations,
-            budget=self.budget, on_nonfinite=config.on_nonfinite,
+            budget=self.budget, on_nonfinite=config.on_nonfinite, shard=config.shard,
+            eight_bit=config.optimizer == "adamw8bit",
         )  # fmt: skip
         fit = Fit(self.policy, self.recipe.stages, self.task, weights=self.weights, options=options, folder=folder,
                   evaluate=self.evaluator.validation, observer=self.watcher, measure=self._stream())  # fmt: skip
@@ -241,7 +265,7 @@ class Run:
         if self.tracked:
             self.tracked.summary(summary)
         if folder and self.ranks.first:
-            self.policy.save(folder.model)
+            folder.put_model(self.policy.save)
             write_atomic(folder.summary, json.dumps(summary, indent=1))
         return Result(self.policy, summary, folder, progress)
 
@@ -314,12 +338,13 @@ def check_rows(stage: Stage, task: Task, policy: Policy, most: int = 4096) -> No
     problems.bind(task, 0)
     n = stage.batch
     if "unlimited" not in task.provides():
-        n = min(max(n, len(task.problems("train", most))), stage.batch * stage.steps)
+        n = min(max(n, len(task.pool("train", most))), stage.batch * stage.steps)
     collect = stage.collect
     if collect.settings is None and type(collect).prepare is Collector.prepare:
-        for row in collect.rows(problems, n, policy, scope):
-            for sample in row.all():
-                sample.check()
+        for start in range(0, n, LOOKED):
+            for row in collect.rows(problems, min(LOOKED, n - start), policy, scope):
+                for sample in row.all():
+                    sample.check()
     else:
         for problem in problems.draw(n):
             length = sum(len(s.ids) for s in policy.format.prompt(problem))

@@ -323,19 +323,24 @@ def put(file: Path, data: bytes | None) -> None:
 
 
 def checkpoints(n: int, folder: Path, tally: Tally) -> None:
-    """Checkpoints torn at every class of places and at `n` more, swapped, of another shape, and another model's."""
+    """Checkpoints torn at every class of places and at `n` more, with a wrong bit, swapped, of another shape, and another model's."""
     saved = checkpoint.save(folder / "c", 1, {"w": torch.ones(64)}, {"step": 1, "nested": {"t": torch.ones(9)}})
     says = (str(saved), "remove it")
     whole = {name: (saved / name).read_bytes() for name in ("weights.safetensors", "state.pt")}
     for name, data in whole.items():
         torn = {**cuts(data), "the other": next(d for o, d in whole.items() if o != name)}
         torn |= {str(at): data[:at] for at in range(0, len(data), max(1, len(data) // n))}
+        torn |= {
+            f"bit {at}": data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+            for at in range(0, len(data), max(1, len(data) // n))
+        }
         for what, left in torn.items():
             put(saved / name, left)
             tally.attempt(lambda: checkpoint.load(saved), *says, what=(name, what), must=True)
         put(saved / name, data)
     for state in (3, [1], None, "x", torch.ones(1)):
         torch.save(state, saved / "state.pt")
+        checkpoint.seal(saved)
         tally.attempt(lambda: checkpoint.load(saved), *says, what=state, must=True)
     policy, other = tiny_policy(), tiny_policy("gpt2")
     with torch.no_grad():

@@ -59,6 +59,12 @@ def launch(name: str, out: Path, weights: str, kind: str, style: str, **more: An
     return run(name, out=out, **settings, **arguments(name), **more)
 
 
+def numbers(folder: Path) -> list[dict[str, Any]]:
+    """What was told of the steps, clocks aside."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in rows]
+
+
 def own_answers(policy: Policy, n: int = 6) -> list[list[int]]:
     """Token ids of greedy answers, prompt included, as Whet samples them."""
     problems = get_task("parity").problems("test", n, seed=9)
@@ -107,11 +113,13 @@ def test_it_trains_saves_loads_and_resumes(name: str, weights: str, kind: str, s
     assert (folder / "adapter_config.json").exists() == adapted and (adapted or weights == "full")
     assert own_answers(done.policy) == own_answers(policy) == plain_answers(plain.from_pretrained(folder), policy)
 
-    # k + k steps are 2k steps
-    step = iter(range(1, 100))
-    launch(name, tmp_path / "halted", weights, kind, style, stop=lambda: next(step) >= 1)
+    # k + k steps are 2k steps, in weights and in what is told of them
+    step, half = iter(range(1, 100)), max(1, done.progress.total // 2)
+    halted = launch(name, tmp_path / "halted", weights, kind, style, stop=lambda: next(step) >= half)
+    assert halted.progress.total == half and not halted.progress.finished
     resumed = resume(tmp_path / "halted")
     assert resumed.progress == done.progress
+    assert numbers(tmp_path / "halted") == numbers(tmp_path / "whole")
     ours, theirs = dict(done.policy.named_parameters()), dict(resumed.policy.named_parameters())
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in ours)
 

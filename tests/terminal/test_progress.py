@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from whet.runs.interrupt import Interrupt
 from whet.terminal import progress
-from whet.terminal.interrupt import Interrupt
 from whet.terminal.progress import WINDOW, Display, Lines, Panel
 
 

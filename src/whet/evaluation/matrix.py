@@ -14,6 +14,8 @@ from whet.sampling.sampler import SamplingSettings
 from whet.sources import Answering, verdicts
 from whet.tasks import Problem, Status, Task, Verdict
 
+AT_ONCE = 8192  # answers that are asked for together
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:
@@ -88,11 +90,22 @@ def evaluate(
     """Answer each problem `k` times (greedily at temperature 0) and judge the answers. `answering` says how answers come
     about, where the policy does not give them by itself. Answers to a problem that say the same are judged once.
 
-    A task without a verifier (a preference file) still shows lengths and ends; its verdicts are NaN.
+    A task without a verifier (a preference file) still shows lengths and ends; its verdicts are NaN. Of many answers only
+    `AT_ONCE` are held with their tokens; which they are changes none, as an answer does not depend on what else is asked.
     """
     settings = SamplingSettings(max_new_tokens=max_new_tokens or task.max_answer_tokens(), temperature=temperature)
     unjudged = None if "verifier" in task.provides() else Verdict(math.nan, "error", reason="the task has no verifier")
     how = answering or Answering()
+    cells, part = [], max(1, AT_ONCE // k)
+    for start in range(0, len(problems), part):
+        cells += _cells(policy, task, problems[start : start + part], settings, k, seed, how, unjudged)
+    return Matrix(problems, cells)
+
+
+def _cells(
+    policy: Policy, task: Task, problems: Sequence[Problem], settings: SamplingSettings, k: int, seed: int, how: Answering,
+    unjudged: Verdict | None,
+) -> list[list[Cell]]:  # fmt: skip
     answers = how.ask(policy, problems, settings, k, seed)
     asked = [[(place, how.read(policy, sample)) for sample in samples] for place, samples in enumerate(answers)]
     distinct = list(dict.fromkeys(pair for pairs in asked for pair in pairs))
@@ -108,4 +121,4 @@ def evaluate(
             row.append(Cell(verdict.value, verdict.status, tokens, sample.ended, label, response.text, verdict.parts,
                             confidence(sample)))  # fmt: skip
         cells.append(row)
-    return Matrix(problems, cells)
+    return cells

@@ -5,6 +5,8 @@ Colours are those of the page (`currentColor`) or of a palette that can be told 
 
 from __future__ import annotations
 
+import re
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,6 +49,10 @@ class Chart:
     table: Table
     note: str = ""
     legend: Sequence[tuple[str, str, bool]] = ()
+
+    def __post_init__(self) -> None:
+        self.title, self.label = cut(self.title), cut(self.label, 4000)
+        self.legend = [(cut(name), colour, dashed) for name, colour, dashed in self.legend]
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,7 @@ def curves(
     up = alt.Y("y:Q", title=None, scale=alt.Scale(domain=[low, high], nice=False, zero=False),
                axis=alt.Axis(tickCount=5, format=_ticks(low, high)))  # fmt: skip
     tooltip = [alt.Tooltip("s:N", title="series"), alt.Tooltip("x:Q", title=x, format=",.4~g"),
-               alt.Tooltip("y:Q", title=title, format=".4~g"), alt.Tooltip("low:Q", format=".4~g"),
+               alt.Tooltip("y:Q", title=heading(title), format=".4~g"), alt.Tooltip("low:Q", format=".4~g"),
                alt.Tooltip("high:Q", format=".4~g")]  # fmt: skip
     base = alt.Chart(alt.Data(values=rows)).encode(x=across, color=colour)
     few = max(len(s.points) for s in series) <= 30
@@ -133,7 +139,7 @@ def time_split(rows: Mapping[str, Mapping[str, float]]) -> Chart | None:
     bars = alt.Chart(alt.Data(values=values)).mark_bar(height={"band": 0.7}).encode(
         x=alt.X("share:Q", title="share of a step's time", axis=alt.Axis(format="%", tickCount=5),
                 scale=alt.Scale(domain=[0, 1])),
-        y=alt.Y("group:N", title=None, sort=list(rows), axis=_names(rows)),
+        y=alt.Y("group:N", title=None, sort=None, axis=_names(rows)),
         color=colour, order="order:Q",
         tooltip=["group:N", "part:N", alt.Tooltip("seconds:Q", format=".3~g"), alt.Tooltip("share:Q", format=".0%")],
     )  # fmt: skip
@@ -158,7 +164,7 @@ def intervals(title: str, rows: Sequence[Mapping[str, Any]], start: float | None
     order = [row["arm"] for row in rows]
     colour = alt.Color("arm:N", legend=None, scale=alt.Scale(domain=order, range=[colours[arm] for arm in order]))
     across = alt.X("value:Q", title=None, scale=alt.Scale(zero=False, padding=12), axis=alt.Axis(tickCount=6))
-    base = alt.Chart(alt.Data(values=values)).encode(y=alt.Y("arm:N", sort=order, title=None, axis=_names(order)),
+    base = alt.Chart(alt.Data(values=values)).encode(y=alt.Y("arm:N", sort=None, title=None, axis=_names(order)),
                                                      color=colour)  # fmt: skip
     layers = [base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=None), x2="high:Q"),
               base.mark_point(filled=True, size=90, opacity=1).encode(
@@ -223,13 +229,29 @@ def trade_off(arms: Sequence[Mapping[str, Any]], start: Mapping[str, Any] | None
 
 # -- parts -------------------------------------------------------------------------------------------------------------
 def _spec(chart: Any, height: int) -> dict[str, Any]:
-    return chart.properties(width="container", height=height, autosize=alt.AutoSizeParams(type="fit-x", contains="padding")
-                            ).to_dict()  # fmt: skip
+    return cut(chart.properties(width="container", height=height, autosize=alt.AutoSizeParams(type="fit-x", contains="padding")
+                                ).to_dict())  # fmt: skip
+
+
+def cut(value: Any, most: int = 200) -> Any:
+    """A specification without very long names, over which Vega would sit for minutes to fit them beside an axis; each stays its own."""
+    if isinstance(value, str) and len(value) > most:
+        return f"{value[: most - 20]}... {zlib.crc32(value.encode('utf-8', 'replace')):08x}"
+    if isinstance(value, dict):
+        return {k: cut(v, most) for k, v in value.items()}
+    return [cut(v, most) for v in value] if isinstance(value, list) else value
 
 
 def _names(order: Any) -> alt.Axis:
-    """An axis of names, as wide as they need and a phone allows."""
+    """An axis of names, as wide as they need and a phone allows. They stand as the data does (`sort=None`): of a list of names to sort by,
+    Vega-Lite would make an expression, in which not every name can stand."""
     return alt.Axis(labelLimit=130, ticks=False, domain=False, labels=any(order))
+
+
+def heading(text: str) -> str:
+    """A title that Vega-Lite writes into an expression, from the name of a metric, which a run's folder may spell as it likes: letters,
+    digits and what titles need."""
+    return re.sub(r"[^\w %@().,:/+-]+", " ", text)[:100] or "value"
 
 
 def _colour(series: Series, colours: Colours) -> str:

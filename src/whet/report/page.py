@@ -65,7 +65,7 @@ def write_report(folders: Sequence[str | Path], out: str | Path) -> Path:
     text = render(folders)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text, encoding="utf-8")
+        out.write_text(text, encoding="utf-8", errors="replace")  # half of a character that some file held
     except OSError as problem:
         raise WhetError(f"report '{out}' cannot be written: {problem.strerror}") from None
     return out

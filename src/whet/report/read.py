@@ -16,7 +16,8 @@ from whet.errors import WhetError
 from whet.runs import RunFolder
 
 # settings that change speed, memory or where a run is, but not what it is: runs that differ in them are of one group
-IRRELEVANT = {"seed", "device", "threads", "token_budget", "activation_checkpointing", "save_every", "track"}
+IRRELEVANT = {"seed", "device", "threads", "token_budget", "activation_checkpointing", "shard", "save_every", "track",
+              "allow_pickle", "trust_remote_code"}  # fmt: skip
 
 MEASURING = {
     "eval_every",
@@ -155,9 +156,16 @@ def read_comparison(path: Path) -> ComparisonData:
     for arm in results["arms"]:
         own = sorted((c for c in cells if c["arm"] == arm["arm"] and c["seed"] in results["asked"]["seeds"]),
                      key=lambda c: c["seed"])  # fmt: skip
-        folders = [next((path / "runs").glob(f"*-{c['seed']}-{c['key']}"), None) for c in own]
+        folders = [next((path / "runs").glob(f"*-{c['seed']}-{_word(c['key'])}"), None) for c in own]
         groups.append(Group(arm["arm"], [read_run(f) for f in folders if f and (f / "run.yaml").exists()]))
     return ComparisonData(path, results, groups)
+
+
+def _word(key: str) -> str:
+    """A key, of which a pattern of file names may be made."""
+    if not key.isalnum():
+        raise ValueError(f"a cell's key is {key!r}")
+    return key
 
 
 def grouped(runs: Sequence[RunData]) -> list[Group]:

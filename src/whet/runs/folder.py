@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,9 @@ class RunFolder:
         if (path / "run.yaml").exists():
             raise WhetError(f"output '{path}' already holds a run: name another --out, or go on with it by "
                             f"--resume {path}")  # fmt: skip
-        if path.exists() and any(path.iterdir()):
+        if path.exists() and any(
+            not p.name.startswith(".run.yaml.") for p in path.iterdir()
+        ):  # of a run killed as it began
             raise WhetError(f"output '{path}' already holds other files: name another --out")
 
     @classmethod
@@ -61,6 +64,14 @@ class RunFolder:
             raise WhetError(f"'{path}' is not a run folder: it has no run.yaml")
         return folder
 
+    def put_model(self, save: Callable[[Path], object]) -> None:
+        """Save a model beside its place and put it there when it is whole."""
+        draft = self.path / ".model"
+        shutil.rmtree(draft, ignore_errors=True)
+        save(draft)
+        shutil.rmtree(self.model, ignore_errors=True)
+        draft.rename(self.model)
+
     # -- metrics and samples ----------------------------------------------------------------------------------------
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         _append(self.metrics, [row])
@@ -73,8 +84,12 @@ class RunFolder:
         return {f.name: f.stat().st_size if f.exists() else 0 for f in (self.metrics, self.samples)}
 
     def rewind(self, position: Mapping[str, int]) -> None:
-        """Cut the growing files back to what they were at a checkpoint: later steps will be written again."""
+        """Cut the growing files back to what they were at a checkpoint: later steps will be written again. Only those are cut,
+        whatever a checkpoint that was given on says."""
         for name, size in position.items():
+            if name not in (self.metrics.name, self.samples.name):
+                raise WhetError(f"a checkpoint in '{self.checkpoints}' tells to cut '{name}', which is no file that grows: it was not "
+                                "written by Whet; remove the checkpoint")  # fmt: skip
             file = self.path / name
             if file.exists() and file.stat().st_size > size:
                 os.truncate(file, size)

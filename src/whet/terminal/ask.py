@@ -25,14 +25,16 @@ STYLES = {"<think>": "dim", "<plan>": "dim", "<execute>": "dim", "<critique>": "
 
 def evaluate(
     model: str, task: str, *, n: int, k: int, verifier: str | None, validation: str | None, test: str | None,
-    device: str, dtype: str, threads: int, as_json: bool,
+    device: str, dtype: str, threads: int, as_json: bool, allow_pickle: bool = False, trust_remote_code: bool = False,
 ) -> None:  # fmt: skip
     """Measure a model on a task's test split."""
     quiet_libraries()
     set_threads(threads)
     asked = get_task(task, verifier=verifier, validation=validation, test=test)
     asked.problems("test", 1)
-    policy = base.load(model, device=device, dtype=dtype)
+    policy = base.load(
+        model, device=device, dtype=dtype, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code
+    )
     screen = console()
     working = f"{n} problems, one greedy answer" + (f" and {k} sampled ones each" if k else "")
     with console(stderr=True).status(working):
@@ -92,12 +94,15 @@ def device_of(policy: Policy) -> str:
 
 
 def ask(
-    model: str, question: str, *, temperature: float, max_new_tokens: int, seed: int, device: str, dtype: str
+    model: str, question: str, *, temperature: float, max_new_tokens: int, seed: int, device: str, dtype: str,
+    allow_pickle: bool = False, trust_remote_code: bool = False,
 ) -> None:  # fmt: skip
     """Print the model's answer to a question as it is sampled: its thoughts dim on a terminal."""
     quiet_libraries()
     set_threads(0)
-    policy = base.load(model, device=device, dtype=dtype)
+    policy = base.load(
+        model, device=device, dtype=dtype, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code
+    )
     settings = SamplingSettings(max_new_tokens, temperature)
     request = Request(policy.format.prompt(Problem(id="", prompt=question)), [seed], settings)
     screen = console()

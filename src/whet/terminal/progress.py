@@ -20,9 +20,9 @@ from rich.text import Text
 
 from whet.config import RunConfig
 from whet.models.policy import Policy
+from whet.runs.interrupt import Interrupt
 from whet.tasks import Task
 from whet.terminal.console import amount, clock, console, curve, known, note, percent, share
-from whet.terminal.interrupt import Interrupt
 from whet.training.guards import WINDOW
 from whet.training.stage import Stage
 

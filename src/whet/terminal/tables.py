@@ -44,10 +44,14 @@ def names(found: Mapping[str, Any]) -> list[str]:
 
 
 def compute_lines(compute: Mapping[str, Any]) -> list[str]:
-    """What the training cost, evaluation left out."""
+    """What the training cost, evaluation left out: time and FLOPs, tokens, and a third line where a teacher was asked."""
     tokens = ", ".join(f"{amount(compute[f'{what}_tokens'])} {what}" for what in ("sampled", "scored", "learnt"))
     steps = f"{compute['optimizer_steps']} optimizer steps"
-    return [f"{clock(compute['seconds'])} of training, {steps}, {flops(compute['flops'])} FLOPs", f"{tokens} tokens"]
+    lines = [f"{clock(compute['seconds'])} of training, {steps}, {flops(compute['flops'])} FLOPs", f"{tokens} tokens"]
+    if compute.get("teacher_replies"):  # which runs of an earlier version did not count
+        read, written = (amount(compute[f"teacher_{what}_tokens"]) for what in ("prompt", "completion"))
+        lines.append(f"{amount(compute['teacher_replies'])} new replies, {read} tokens read, {written} written")
+    return lines
 
 
 def _row(name: str, before: Any, after: Any, good: int | None = None) -> list[str | Text]:

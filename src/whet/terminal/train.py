@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ import typer
 from whet.config import RunConfig
 from whet.errors import WhetError
 from whet.launch import Result, Run
-from whet.ranks import Ranks
+from whet.ranks import Ranks, accelerated
 from whet.recipes.recipe import get_recipe
 from whet.runs import RunFolder
 from whet.runs.index import record
+from whet.runs.interrupt import Interrupt
 from whet.terminal.console import command, console, note, quiet_libraries
-from whet.terminal.interrupt import Interrupt
 from whet.terminal.memory import estimate, memory_table
 from whet.terminal.progress import Display, display, headline
 from whet.terminal.tables import before_after, compute_lines
@@ -78,7 +79,7 @@ def config_of(recipe: str | None, words: Sequence[str], settings: Mapping[str, A
     """The config of a recipe's name or of a run.yaml, with what the command line says over it."""
     if recipe is None:
         raise WhetError("name a recipe (see `whet recipes`), a run.yaml, or --resume DIR")
-    given = dict(settings)
+    given = {**accelerated(os.environ), **settings}
     for name in {"others", "probes"} & given.keys():
         given[name] = split_specs(given[name])
     arguments: dict[str, Any] = read_pairs(words)
@@ -128,7 +129,9 @@ def rehearse(config: RunConfig, out: Path | None) -> None:
     lines = [line for stage in run.recipe.stages for line in stage.describe()]
     for line in headline(config, run.policy, run.task, lines):
         say(line, markup=False)
-    say(memory_table(estimate(run.policy.model, run.recipe.stages, run.task, config, run.policy.format)))
+    say(
+        memory_table(estimate(run.policy.model, run.recipe.stages, run.task, config, run.policy.format, run.ranks.size))
+    )
     say("all is in order; nothing was written", style="green")
 
 
@@ -144,7 +147,7 @@ def finished(result: Result, run: Run, out: Path | None) -> None:
     say()
     say(before_after(summary))
     say()
-    for name, line in zip(("compute", "tokens "), compute_lines(summary["compute"]), strict=True):
+    for name, line in zip(("compute", "tokens ", "teacher"), compute_lines(summary["compute"]), strict=False):
         say(f"[dim]{name}[/]  {line}", soft_wrap=True)
     if out is None:
         say("[dim]nothing was kept: name a folder with --out to keep the model[/]")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from types import FrameType
 from typing import Any
 
@@ -11,13 +12,15 @@ class Interrupt:
     """While steps are taken, the first signal asks the loop to end after its step and to save. Before and after the
     steps, and the second time, it aborts at once.
 
+    A thread that is not the main one hears of no signals, and changes nothing.
+
     Attributes:
         training: whether steps are being taken; the display sets it.
         asked: whether the loop was asked to end.
     """
 
-    def __init__(self) -> None:
-        self.training = False
+    def __init__(self, training: bool = False) -> None:
+        self.training = training
         self.asked = False
         self._before: dict[int, Any] = {}
 
@@ -26,7 +29,8 @@ class Interrupt:
         return self.asked
 
     def __enter__(self) -> Interrupt:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        here = threading.current_thread() is threading.main_thread()
+        for number in (signal.SIGINT, signal.SIGTERM) if here else ():
             self._before[number] = signal.signal(number, self._handle)
         return self
 
