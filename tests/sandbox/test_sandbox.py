@@ -119,6 +119,7 @@ def test_a_failed_wall_is_no_program(monkeypatch: pytest.MonkeyPatch) -> None:
                 assert found.status == "failed" and found.output == b""
             else:
                 assert b'"value"' in found.output  # a folder that is not there need not be shown
+    monkeypatch.undo()
     assert called("os._exit(251)").status == "done"  # a program cannot say that it was the sandbox
 
 
