@@ -33,7 +33,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale
     if mask is None:
         width = query.shape[2]
         mask = torch.ones(width, width, dtype=torch.bool, device=query.device).tril()[None, None]
-    bias = torch.zeros(mask.shape, device=query.device).masked_fill_(~mask, float("-inf"))
+    bias = torch.zeros(mask.shape, dtype=dtype, device=query.device).masked_fill_(~mask, float("-inf"))
     scale = scale if scale is not None else query.shape[-1] ** -0.5
     return _Products.apply(query.to(dtype), key.to(dtype), value.to(dtype), bias, scale)
 
@@ -54,19 +54,19 @@ class _Products(torch.autograd.Function):
         q = (query * scale).reshape(rows * groups, -1, size)
         k, v = key.reshape(-1, keys, size), value.reshape(-1, keys, size)
         scores = torch.bmm(q, k.transpose(1, 2)).view(rows, groups, heads // groups, width, keys)
-        chances = torch.softmax(scores + bias[:, :, None], -1).to(query.dtype).view(rows * groups, -1, keys)
+        # the kernel adds up in fp32; zeros and infinities are exact in bf16
+        chances = torch.softmax(scores.add_(bias[:, :, None]), -1).view(rows * groups, -1, keys)
         out = torch.bmm(chances, v)
-        ctx.save_for_backward(q, k, v, chances, out)
+        ctx.save_for_backward(q, k, v, chances)
         ctx.scale, ctx.shapes = scale, (query.shape, key.shape)
         return out.view(query.shape)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        q, k, v, chances, out = ctx.saved_tensors
-        grad = grad.reshape(out.shape)
-        by_chance = torch.bmm(grad, v.transpose(1, 2)).float()
-        mean = (grad.float() * out).sum(-1, keepdim=True)
-        by_score = by_chance.sub_(mean).mul_(chances).to(q.dtype)
+        q, k, v, chances = ctx.saved_tensors
+        grad = grad.reshape(q.shape)
+        by_chance = torch.bmm(grad, v.transpose(1, 2))
+        by_score = torch.ops.aten._softmax_backward_data(by_chance, chances, -1, chances.dtype)
         shape, shared = ctx.shapes
         by_query = torch.bmm(by_score, k).mul_(ctx.scale).view(shape)
         by_key = torch.bmm(by_score.transpose(1, 2), q).view(shared)
