@@ -121,11 +121,14 @@ def stopped(rows: Sequence[Row]) -> list[list[Any]]:
     return lines
 
 
-def scripted(place: Path, done: int) -> Iterator[Row]:
-    """`survey` of xss.py."""
-    if not done:
-        found = importlib.import_module("xss").survey()
-        yield from found if isinstance(found, list) else [found]
+def counted(module: str) -> Callable[[Path, int], Iterator[Row]]:
+    """`survey` of a module, which is one row of counts."""
+
+    def rows(place: Path, done: int) -> Iterator[Row]:
+        if not done:
+            yield importlib.import_module(module).survey()
+
+    return rows
 
 
 def loaded(part: str) -> Callable[[Path, int], Iterator[Row]]:
@@ -133,7 +136,8 @@ def loaded(part: str) -> Callable[[Path, int], Iterator[Row]]:
 
     def rows(place: Path, done: int) -> Iterator[Row]:
         if not done:
-            yield from importlib.import_module("load").PARTS[part]()
+            for measure in importlib.import_module("load").PARTS[part]:
+                yield measure()
 
     return rows
 
@@ -153,7 +157,8 @@ SECTIONS = [
     Section("inputs", "Bad input", surveyed, refused, "bad_input"),
     Section("rewards", "Attacks on rewards", audited, attacked),
     Section("escapes", "Escapes from the sandbox", escaped, stopped, "escapes"),
-    Section("xss", "Scripts in a report", scripted, measured, "xss"),
+    Section("loading", "Hostile model folders", counted("loading"), measured, "loading"),
+    Section("xss", "Scripts in a report", counted("xss"), measured, "xss"),
     Section("stream", "A large file", loaded("stream"), measured, "load"),
     Section("evaluation", "A large evaluation", loaded("evaluation"), measured, "load"),
     Section("soak", "Memory and pace over a long run", loaded("soak"), measured, "load"),

@@ -39,8 +39,7 @@ class Justify:
     def __init__(self, source: str = "task", listed: bool = True, budget: int = 64) -> None:
         self.source, self.listed, self.budget = source, listed, budget
         self.teacher = None if source in ("task", "none", "start") else get_teacher(source)
-        self._written: dict[str, tuple[str, ...]] = {}
-        self._meter = Meter()
+        self._written, self._meter = dict[str, tuple[str, ...]](), Meter()
 
     @property
     def needs(self) -> frozenset[str]:
@@ -131,10 +130,8 @@ class ByScore(Answering):
         if not all(self._fits(p) for p in problems):
             return super().ask(policy, problems, settings, n, seed)
         rationales = self.justify(problems)
-        found = []
-        for problem, reasons, scores in zip(
-            problems, rationales, self.scores(policy, problems, rationales), strict=True
-        ):
+        scored, found = self.scores(policy, problems, rationales), []
+        for problem, reasons, scores in zip(problems, rationales, scored, strict=True):
             answers = []
             for i in range(n):
                 place = int(scores.argmax())
