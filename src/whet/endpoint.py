@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 from whet.errors import WhetError, shown
 
@@ -68,6 +69,14 @@ class Endpoint:
         self.name = self.url
         self.concurrency, self.deadline, self.timeout = concurrency, deadline, timeout
         self.met = False
+        try:
+            address = urlsplit(self.url)
+            whole = address.scheme in ("http", "https") and bool(address.hostname) and address.port != 0
+            str(address.hostname).encode("idna")
+        except ValueError:  # a port or a host that is none
+            whole = False
+        if not whole:
+            raise WhetError(f"{what} '{url}' is no address of a server, as in http://127.0.0.1:8000/v1")
 
     def ask(self, calls: Sequence[Call], read: Callable[[int, Any], R]) -> list[R]:
         """`read(place, reply)` of each call, in order. Replies are read as they come, so that what `read` keeps is kept when a
@@ -115,7 +124,10 @@ class Endpoint:
                 async with asyncio.TaskGroup() as group:
                     tasks = [group.create_task(one(client, *numbered)) for numbered in enumerate(calls)]
             except BaseExceptionGroup as failed:  # of which the first cancelled the others
-                raise failed.exceptions[0] from None
+                first: BaseException = failed
+                while isinstance(first, BaseExceptionGroup):
+                    first = first.exceptions[0]
+                raise first from None
         return [task.result() for task in tasks]
 
     def _client(self) -> Any:
@@ -125,7 +137,9 @@ class Endpoint:
             raise WhetError(
                 f"{self.what} '{self.name}' is asked through OpenAI's client: pip install 'whet[serve]'"
             ) from None
-        key = os.environ.get("OPENAI_API_KEY") or "none"
+        key = os.environ.get("OPENAI_API_KEY", "").strip() or "none"
+        if not (key.isascii() and key.isprintable()):
+            raise WhetError("OPENAI_API_KEY holds a character that no key has (not shown here): set it again")
         return openai.AsyncOpenAI(
             base_url=self.url, api_key=key, max_retries=0, timeout=openai.Timeout(self.timeout, connect=CONNECT)
         )
@@ -196,7 +210,7 @@ def _seconds(retry_after: str) -> float:
         pass
     try:
         then = parsedate_to_datetime(retry_after)
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
     return max(0.0, (then - datetime.now(then.tzinfo and UTC)).total_seconds())
 

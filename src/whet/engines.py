@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -28,6 +30,7 @@ from whet.errors import WhetError
 J = TypeVar("J")
 R = TypeVar("R")
 
+PATIENCE = 60.0  # seconds without a finished cell after which the cluster is looked at again
 RETRIES = 3  # lost workers of one cell before the comparison stops
 STORE = 128 << 20  # bytes of a cluster that is started here for objects: cells are small, and go through the folder
 
@@ -69,6 +72,10 @@ class Local:
             try:
                 places = {pool.submit(work, job): place for place, job in enumerate(jobs)}
                 yield from ((places[done], done.result()) for done in as_completed(places))
+            except BrokenProcessPool:
+                raise WhetError(
+                    "a worker was killed (for memory?); what is done is kept, and the same command goes on with it"
+                ) from None
             except BaseException as problem:
                 pool.shutdown(wait=False, cancel_futures=True)
                 if isinstance(problem, KeyboardInterrupt):  # each saves its run after its step
@@ -105,9 +112,15 @@ class OnRay:
             here = str(Path.cwd())
             places = {task.remote(work, job, here): place for place, job in enumerate(jobs)}
             left = list(places)
-            while left:
-                (done,), left = ray.wait(left)
-                yield places[done], self._result(ray, done, jobs[places[done]])
+            try:
+                while left:
+                    ready, left = ray.wait(left, timeout=PATIENCE)
+                    if not ready:
+                        self._check(ray)  # a node may have gone
+                    yield from ((places[done], self._result(ray, done, jobs[places[done]])) for done in ready)
+            finally:
+                for task in left:
+                    ray.cancel(task)
 
     def _result(self, ray: Any, done: Any, job: Any) -> Any:
         try:
@@ -211,3 +224,6 @@ def _follow(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # a terminal's Ctrl-C comes to all; the parent passes it on, once, as SIGTERM

@@ -50,12 +50,14 @@ def test_products_are_attention(heads: int, groups: int, scale: float | None, ma
 
 def test_products_are_for_short_rows_in_bf16_on_a_cpu() -> None:
     full, half = torch.zeros(1, 2, 4, 8), torch.zeros(1, 2, 4, 8, dtype=torch.bfloat16)
-    assert products.suits(half, half, 0.0)
-    assert not products.suits(full, full, 0.0)
-    assert not products.suits(half, half, 0.1)
-    assert not products.suits(half, torch.zeros(1, 2, products.LONGEST + 1, 8, dtype=torch.bfloat16), 0.0)
+    assert products.suits(half, half, half, 0.0)
+    assert not products.suits(half, half, half[..., :4], 0.0)
+    assert not products.suits(full, full, full, 0.0)
+    assert not products.suits(half, half, half, 0.1)
+    long = torch.zeros(1, 2, products.LONGEST + 1, 8, dtype=torch.bfloat16)
+    assert not products.suits(half, long, long, 0.0)
     with autocast(torch.device("cpu"), True):
-        assert products.suits(full, full, 0.0)
+        assert products.suits(full, full, full, 0.0)
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "llama", "phi3", "gemma3"])

@@ -41,8 +41,14 @@ def test_a_function_is_called_and_what_it_returns_compared_here() -> None:
     ({"1": 2}, "{1: 2}", True), ([], "{}", False), (3, "{3}", False), (0, "float('nan')", False), ("\u00e9", "chr(233)", True),
 ])  # fmt: skip
 def test_values_are_json_of_one_kind(output: Any, code: str, right: bool) -> None:
-    found = judged(f"def f(): return {code}", {"entry": "f", "tests": [{"args": [], "output": output}]})
+    tests = [{"args": [0], "output": output}, {"args": [1], "output": 1}]
+    found = judged(f"def f(x): return x or {code}", {"entry": "f", "tests": tests})
     assert found.value == float(right) and found.status == ("ok" if right else "wrong")
+
+
+def test_a_function_that_does_nothing_earns_nothing() -> None:
+    with pytest.raises(WhetError, match="all tests expect null"):
+        judged("def f(x): pass", {"entry": "f", "tests": [{"input": 1, "output": None}]})
 
 
 def test_a_program_reads_and_prints() -> None:

@@ -22,6 +22,7 @@ from two_ranks import after
 from trained import trained_policy
 from whet.errors import WhetError
 from whet.launch import resume, run
+from whet.models import norms
 from whet.models.policy import Policy
 from whet.models.sharded import DTensor, Sharded
 from whet.objectives.forward import Context
@@ -44,12 +45,18 @@ RECIPES: dict[str, dict[str, Any]] = {
 RUNS = {"sft": "lora:rank=4", "grpo": "full", "ppo": "full", "lift": "full", "sft lisa": "lisa:blocks=1,period=1",
         "sft carry": "full"}  # fmt: skip
 TOKENS = 60  # few enough for several micro-batches, not as many on each rank
-KINDS = {"fp64": torch.float64, "fp32": torch.float32}
+KINDS = {"fp64": torch.float64, "fp32": torch.float32, "mixed": torch.bfloat16}
 SETTINGS: dict[str, Any] = {"task": "parity", "test_n": 4, "validation_n": 4, "k": 0, "others": [], "eval_every": 2, "steps": 4,
                             "batch": 6, "dtype": "float64", "shard": True, "threads": 1}  # fmt: skip
 
 
 def tiny(dtype: torch.dtype) -> Policy:
+    """In bf16 it is mixed: bf16 products over fp32 weights."""
+    if dtype == torch.bfloat16:
+        policy = trained_policy("qwen3")
+        policy.mixed = True
+        norms.lighten(policy.model)
+        return policy
     return trained_policy("gpt2" if dtype == torch.float64 else "qwen3", dtype=dtype)
 
 

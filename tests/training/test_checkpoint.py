@@ -143,8 +143,11 @@ def test_a_damaged_checkpoint_says_what_to_do(file: str, tmp_path: Path) -> None
         checkpoint.load(folder)
 
 
-@pytest.mark.parametrize("file", ["weights.safetensors", "state.pt", checkpoint.MANIFEST])
-@pytest.mark.parametrize("how", ["a bit", "its end", "gone", "another"])
+TORN = [(file, how) for file in ("weights.safetensors", "state.pt", checkpoint.MANIFEST) for how in ("a bit", "its end", "gone", "another")
+        if (file, how) != (checkpoint.MANIFEST, "gone")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "how"), TORN)
 def test_a_torn_checkpoint_is_left_out_and_said(
     file: str, how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -167,6 +170,24 @@ def test_a_torn_checkpoint_is_left_out_and_said(
     assert names(tmp_path) == [".torn-step-00000002", "step-00000001"]
     save(tmp_path, 2)
     assert names(tmp_path) == ["step-00000001", "step-00000002"] and value(tmp_path) == 2.0
+
+
+def test_a_checkpoint_without_a_manifest_is_of_an_older_version(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(tmp_path, 1)
+    (tmp_path / "step-00000001" / checkpoint.MANIFEST).unlink()
+    assert checkpoint.newest(tmp_path) == tmp_path / "step-00000001" and not caplog.messages
+    assert value(tmp_path) == 1.0
+
+
+def test_a_disk_that_cannot_be_read_is_no_torn_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is set aside, and no metrics are lost, for an error that may pass."""
+    save(tmp_path, 1)
+    monkeypatch.setattr(checkpoint, "_digest", lambda file: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+    with pytest.raises(OSError, match="Input/output"):
+        checkpoint.newest(tmp_path)
+    assert names(tmp_path) == ["step-00000001"]
 
 
 def test_where_all_are_torn_there_is_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -31,7 +31,7 @@ from whet.training.memory import check_bits, stranger
 from whet.training.optimizer import AdamW
 from whet.weights import Weights, get_weights
 
-TOLERANCE = {"fp64": 1e-10, "fp32": 1e-5}
+TOLERANCE = {"fp64": 1e-10, "fp32": 1e-5, "mixed": 0.03}  # bf16: micro-batches are cut otherwise
 STAGES = get_recipe("sft")(steps=1).stages
 SIZES = [2, pytest.param(4, marks=pytest.mark.slow)]
 

@@ -157,7 +157,7 @@ def _grouped(
     if query.device.type != "cpu" or kwargs.get("position_bias") is not None:
         return _SDPA(module, query, key, value, mask, scaling=scaling, **kwargs)
     dropout = kwargs.get("dropout", 0.0)
-    if products.suits(query, key, dropout):
+    if products.suits(query, key, value, dropout):
         return products.attend(query, key, value, mask, scaling).transpose(1, 2), None
     shared = query.shape[1] != key.shape[1]
     out = torch.nn.functional.scaled_dot_product_attention(

@@ -54,7 +54,7 @@ class _RMSNorm(torch.autograd.Function):
         wide = x.float()
         inverse = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         normed = wide * inverse
-        ctx.save_for_backward(normed, inverse, weight)
+        ctx.save_for_backward(normed, inverse, weight.float())
         ctx.dtype = x.dtype
         return (normed * weight).to(dtype)
 

@@ -15,11 +15,10 @@ from torch import Tensor
 LONGEST = 1024  # keys of a row
 
 
-def suits(query: Tensor, key: Tensor, dropout: float) -> bool:
-    """Whether to attend by products; (R, heads, Q, D) and (R, groups, K, D)."""
-    return (
-        query.device.type == "cpu" and computed_in(query) == torch.bfloat16 and key.shape[2] <= LONGEST and not dropout
-    )
+def suits(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> bool:
+    """Whether to attend by products; (R, heads, Q, D), and (R, groups, K, D) twice."""
+    low = query.device.type == "cpu" and computed_in(query) == torch.bfloat16
+    return low and key.shape[2] <= LONGEST and value.shape[-1] == query.shape[-1] and not dropout
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:

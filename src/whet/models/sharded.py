@@ -206,9 +206,10 @@ class Sharded:
 
     def _cut(self, twin: Policy) -> None:
         mesh = init_device_mesh(twin.device.type, (twin.ranks.size,))
-        low = torch.bfloat16 if twin.mixed else None
-        wide = torch.float32 if low or twin.dtype.itemsize < 4 else None
-        how: dict[str, Any] = {"mesh": mesh, "mp_policy": MixedPrecisionPolicy(param_dtype=low, reduce_dtype=wide)}
+        # parameters are gathered as they are: with `dtype=mixed` autocast does the products in bf16, as in the policy, and all else in
+        # fp32. Gathered in bf16 the twin would be another network than the one that sampled and scored
+        wide = torch.float32 if twin.dtype.itemsize < 4 else None
+        how: dict[str, Any] = {"mesh": mesh, "mp_policy": MixedPrecisionPolicy(reduce_dtype=wide)}
         for block in blocks_of(twin.model, twin.decoder):
             fully_shard(block, **how)
         # embeddings, final norm and head are read before, between and after the blocks: they stay from forward to backward

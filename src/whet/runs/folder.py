@@ -80,7 +80,11 @@ class RunFolder:
         _append(self.samples, rows)
 
     def position(self) -> dict[str, int]:
-        """How long the growing files are now, for a checkpoint."""
+        """How long the growing files are now, for a checkpoint that is about to say so: they are on the disk before it is."""
+        for file in (self.metrics, self.samples):
+            if file.exists():
+                with file.open("rb") as opened:
+                    os.fsync(opened.fileno())
         return {f.name: f.stat().st_size if f.exists() else 0 for f in (self.metrics, self.samples)}
 
     def rewind(self, position: Mapping[str, int]) -> None:

@@ -31,6 +31,8 @@ class Interrupt:
     def __enter__(self) -> Interrupt:
         here = threading.current_thread() is threading.main_thread()
         for number in (signal.SIGINT, signal.SIGTERM) if here else ():
+            if signal.getsignal(number) is signal.SIG_IGN:  # it is another process's to say: see engines
+                continue
             self._before[number] = signal.signal(number, self._handle)
         return self
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -71,9 +72,9 @@ class VllmSampler:
         self.place = place or index.place().parent / "pushed"
         self.pushes = 0
         self._pushed = ""  # fingerprint of the weights that the server has
-        self._before: tuple[Tensor, float] | None = (
-            None  # the policy's log-probs at the last push, and how far off they were
-        )
+        # of the fixed prompts, at the last check and at the one before the last push: the policy's log-probs, the server's, their gap
+        self._last: tuple[Tensor, Tensor, float] | None = None
+        self._before: tuple[Tensor, Tensor, float] | None = None
 
     # -- weights ----------------------------------------------------------------------------------------------------
     def prepare(self, policy: Policy) -> None:
@@ -94,6 +95,7 @@ class VllmSampler:
                 "virtual tokens are no change of the weights, and cannot be pushed to a server: use --sampler native"
             )
         self.pushes += 1
+        self._before = self._last
         folder = self._folder / f"{self.pushes:06d}"
         _merged(policy).save_pretrained(folder)
         reload = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}
@@ -113,9 +115,11 @@ class VllmSampler:
         theirs, drawn = self._scored(prompts)
         gap = float((theirs - ours).abs().mean())
         if self._before is not None:
-            then, noise = self._before
-            moved, behind = (float((there - then).abs().mean()) for there in (ours, theirs))
-            if moved > max(2 * noise, STILL) and behind < gap:
+            then, told, noise = self._before
+            moved, behind, answered = (
+                float((a - b).abs().mean()) for a, b in ((ours, then), (theirs, then), (theirs, told))
+            )
+            if (moved > max(2 * noise, STILL) and behind < gap) or answered < moved / 10 > STILL / 10:
                 raise self.endpoint.error(f"is stale: after push {self.pushes} the log-probs of {PROMPTS} fixed prompts are those of "
                                           f"the weights before ({behind:.2g} nats off, and {gap:.2g} from the new ones); restart it")  # fmt: skip
         tolerance = COARSE if policy.mixed or policy.dtype.itemsize < 4 else EXACT
@@ -132,7 +136,7 @@ class VllmSampler:
             why = ("are not of the distribution that it draws from, with temperature and truncation: start it with --logprobs-mode "
                    "processed_logprobs" if float(plain) < float(sampled) else f"differ by {float(sampled):.2g} nats from the policy's")  # fmt: skip
             raise self.endpoint.error(f"gives the tokens that it draws log-probs that {why}")
-        self._before = ours, gap
+        self._last, self._before = (ours, theirs, gap), None
 
     @cached_property
     def _folder(self) -> Path:
@@ -186,6 +190,7 @@ class VllmSampler:
             return answer.sample(policy, ids, torch.tensor(logprobs))
 
         drawn = self._complete([(a.prompt, _settings(a, ends)) for a in answers], read)
+        self.check(policy)  # that nobody has restarted the server, or pushed to it, meanwhile
         _count(policy, units, drawn)
         each = iter(drawn)
         return [[next(each) for _ in unit] for unit in units]
@@ -222,7 +227,15 @@ class VllmSampler:
             raise self.endpoint.error(
                 "has read other tokens than it was given: it cuts prompts, or adds tokens of its own"
             )
-        return [int(i) for i in ids], [float(value) for value in logprobs]
+        if not all(type(i) is int and i >= 0 for i in ids) or not all(map(_is_logprob, logprobs)):
+            raise self.endpoint.error(
+                f"gave tokens or log-probs that are none: {str(ids)[:SAID]}, {str(logprobs)[:SAID]}"
+            )
+        return ids, [float(value) for value in logprobs]
+
+
+def _is_logprob(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _settings(answer: Answer, ends: set[int] | frozenset[int]) -> dict[str, Any]:

@@ -121,7 +121,9 @@ def query(job: Job, channel: int) -> int:
 
 
 def _finite(value: Any) -> Any:
-    return repr(value) if isinstance(value, float) and value - value != 0 else value  # JSON has no infinity
+    return (
+        f"{BLOB}{value!r}" if isinstance(value, float) and value - value != 0 else value
+    )  # JSON has no infinity; no text is equal
 
 
 KINDS: dict[str, Callable[[Job, int], int]] = {"function": function, "script": script, "query": query}

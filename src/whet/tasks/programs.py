@@ -229,6 +229,8 @@ def _tests(problem: Problem) -> tuple[list[dict[str, Any]], str]:
         if too_deep([args, kwargs, test["output"]]):
             raise refuse(f"test {number} is nested too deep")
         made.append({"args": args, "kwargs": kwargs, "output": test["output"]})
+    if entry and all(test["output"] is None for test in made):
+        raise refuse("all tests expect null, which a function that does nothing gives")
     return made, entry
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -76,4 +77,8 @@ def tail(file: Path) -> list[Mapping[str, Any]]:
             lines = opened.read().split(b"\n")
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in lines[1 if size > TAIL else 0 : -1] if line]
+    rows = []
+    for line in lines[1 if size > TAIL else 0 : -1]:
+        with contextlib.suppress(ValueError):  # a damaged line is said by whoever needs it
+            rows += [json.loads(line)] if line else []
+    return rows

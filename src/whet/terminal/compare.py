@@ -91,6 +91,8 @@ def forgotten(comparison: Comparison) -> Table:
 
 def differences(comparison: Comparison) -> Table:
     """Every pair of arms, the better first."""
+    from rich.text import Text
+
     from whet.terminal.console import known, table
 
     metric = comparison.metric
@@ -104,7 +106,7 @@ def differences(comparison: Comparison) -> Table:
         better, worse, sign = (d.b, d.a, -1) if turned else (d.a, d.b, 1)
         low, high = sorted((sign * d.interval.low, sign * d.interval.high)) if known(d.p) else (d.interval.low,) * 2
         style = "bold" if known(d.corrected) and d.corrected < 0.05 else ""
-        made.add_row(f"{better} - {worse}", f"{sign * d.interval.value:+.3f}", _range(low, high, "+.3f"), _p(d.p),
+        made.add_row(Text(f"{better} - {worse}"), f"{sign * d.interval.value:+.3f}", _range(low, high, "+.3f"), _p(d.p),
                      _p(d.corrected), style=style)  # fmt: skip
     return made
 

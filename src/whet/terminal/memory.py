@@ -84,7 +84,7 @@ def estimate(
         held_moments, moments = 2 * EIGHT * cost.moving, moments + ", of 8 bits"
     items = [Item("weights", held, how, (REST,) if n > 1 else (LEARN, REST))]
     if n > 1:
-        items += _gathered(model, parameters, cost.gradients, size, low, n)
+        items += _gathered(model, parameters, cost.gradients, size, n)
     items += [
         Item("gradients", cost.gradients * size / n, f"{amount(cost.gradients)} parameters have one{each}"),
         Item("optimizer", held_moments / n, moments + (", and their places" if cost.places else "") + each),
@@ -115,15 +115,15 @@ def peak(items: Sequence[Item]) -> tuple[float, str]:
     return max((sum(i.size for i in items if phase in i.when), phase) for phase in (LEARN, REST))
 
 
-def _gathered(model: nn.Module, parameters: int, gradients: int, size: int, low: int, n: int) -> list[Item]:
+def _gathered(model: nn.Module, parameters: int, gradients: int, size: int, n: int) -> list[Item]:
     """What a rank holds of parameters that are cut: its own, and while it learns what is gathered of those of others."""
     block = max(sum(p.numel() for p in b.parameters()) for b in blocks_of(model))
     rest = parameters - sum(p.numel() for b in blocks_of(model) for p in b.parameters())
     whole = 2 * block + rest  # one block is used while the next one comes
     return [
         Item("own parameters", parameters * size / n, f"{amount(parameters)} parameters x {size} bytes, cut among {n} ranks"),
-        Item("gathered", whole * low, f"two blocks of {amount(block)}, and {amount(rest)} of embeddings and head", (LEARN,)),
-        Item("whole gradients", (block + rest) * low * gradients / parameters,
+        Item("gathered", whole * size, f"two blocks of {amount(block)}, and {amount(rest)} of embeddings and head", (LEARN,)),
+        Item("whole gradients", (block + rest) * size * gradients / parameters,
              "of a block, and of embeddings and head, before they are cut", (LEARN,)),
     ]  # fmt: skip
 

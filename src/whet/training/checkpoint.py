@@ -128,11 +128,16 @@ def seal(draft: Path) -> None:
 
 
 def fault(checkpoint: Path) -> str:
-    """What is wrong with the files of a checkpoint, by its manifest; "" where they are as they were saved."""
+    """What is wrong with the files of a checkpoint, by its manifest; "" where they are as they were saved, or where there is none: a
+    folder gets its name once it is whole, and older versions wrote no manifest. A disk that cannot be read is an error, not a fault."""
+    if not (checkpoint / MANIFEST).exists():
+        return ""
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_bytes())
         now = {file: _digest(checkpoint / file) for file in _files(checkpoint)}
-    except (OSError, ValueError, RecursionError) as problem:
+    except FileNotFoundError as problem:
+        return f"{problem}"
+    except (ValueError, RecursionError) as problem:
         return f"{MANIFEST}: {problem}"
     if not isinstance(manifest, dict):
         return f"{MANIFEST} holds a {type(manifest).__name__}"
