@@ -12,6 +12,7 @@ run's folder there, and one that takes over from a lost worker goes on from the 
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -192,11 +193,10 @@ def get_engine(name: str = "local", *, jobs: int = 1, address: str | None = None
 
 def _ray() -> Any:
     try:
-        import ray
-        import ray.exceptions
+        importlib.import_module("ray.exceptions")
+        return importlib.import_module("ray")
     except ImportError:
         raise WhetError("the ray engine needs Ray: pip install 'whet[scale]'") from None
-    return ray
 
 
 def _knock(address: str) -> None:
