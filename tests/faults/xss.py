@@ -9,8 +9,6 @@ on the console or become an element; and every payload must stand on the page as
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import sys
 import tempfile
 import time
@@ -23,18 +21,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
 
 import yaml
+from chromium import CHROMIUM, FLAGS
 from report_folders import make_comparison, make_run
 
 from whet.report.page import write_report
 
-CHROMIUM = os.environ.get("WHET_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 X = "__xss(1)"
 
 PAYLOADS: Mapping[str, str] = {

@@ -6,13 +6,12 @@ Needs Playwright's Python package (of the dev extra) and Chromium: the one at `W
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import CHROMIUM, FLAGS
 from report_folders import EVIL, make_comparison, make_run
 
 from whet.report.page import write_report
@@ -21,15 +20,6 @@ pytestmark = pytest.mark.browser
 pytest.importorskip("altair", reason="the report extra is not installed")
 pytest.importorskip("vl_convert", reason="the report extra is not installed")
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install 'whet[dev]'")
-
-CHROMIUM = os.environ.get("WHET_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture(scope="module")

@@ -231,6 +231,22 @@ def test_a_small_step_that_did_not_get_there_is_told_from_rounding(stand: Stand,
     assert drawn(policy, sampler, requests()) and sampler.pushes == 3  # pushed again, since it was never good
 
 
+def test_a_server_that_another_run_has_pushed_to_is_noticed_and_pushed_to_again(
+    stand: Stand, sampler: VllmSampler
+) -> None:
+    policy = trained_policy()
+    first = drawn(policy, sampler, requests())
+    own = stand.model
+    stand.model = trained_policy(steps=5).model
+    with pytest.raises(WhetError, match="has other weights than the policy"):
+        drawn(policy, sampler, requests())
+    stand.model = own
+    again = drawn(policy, sampler, requests())
+    assert sampler.pushes == 2 and [[a.ids for a in unit] for unit in again] == [
+        [a.ids for a in unit] for unit in first
+    ]
+
+
 def test_log_probs_of_another_distribution_are_an_error(stand: Stand, sampler: VllmSampler) -> None:
     stand.raw = True
     with pytest.raises(WhetError, match="--logprobs-mode processed_logprobs"):

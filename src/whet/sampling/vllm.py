@@ -119,7 +119,7 @@ class VllmSampler:
             moved, behind, answered = (
                 float((a - b).abs().mean()) for a, b in ((ours, then), (theirs, then), (theirs, told))
             )
-            if (moved > max(2 * noise, STILL) and behind < gap) or answered < moved / 10 > STILL / 10:
+            if (moved > max(2 * noise, STILL) and behind < gap) or (moved > STILL and answered < moved / 10):
                 raise self.endpoint.error(f"is stale: after push {self.pushes} the log-probs of {PROMPTS} fixed prompts are those of "
                                           f"the weights before ({behind:.2g} nats off, and {gap:.2g} from the new ones); restart it")  # fmt: skip
         tolerance = COARSE if policy.mixed or policy.dtype.itemsize < 4 else EXACT
@@ -190,7 +190,9 @@ class VllmSampler:
             return answer.sample(policy, ids, torch.tensor(logprobs))
 
         drawn = self._complete([(a.prompt, _settings(a, ends)) for a in answers], read)
+        known, self._pushed = self._pushed, ""
         self.check(policy)  # that nobody has restarted the server, or pushed to it, meanwhile
+        self._pushed = known
         _count(policy, units, drawn)
         each = iter(drawn)
         return [[next(each) for _ in unit] for unit in units]

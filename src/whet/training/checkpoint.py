@@ -137,6 +137,9 @@ def fault(checkpoint: Path) -> str:
         now = {file: _digest(checkpoint / file) for file in _files(checkpoint)}
     except FileNotFoundError as problem:
         return f"{problem}"
+    except OSError as problem:
+        raise WhetError(f"checkpoint '{checkpoint}' cannot be read now ({problem}): nothing was set aside; see to the disk and go on by the "
+                        "same command") from problem  # fmt: skip
     except (ValueError, RecursionError) as problem:
         return f"{MANIFEST}: {problem}"
     if not isinstance(manifest, dict):
